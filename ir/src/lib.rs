@@ -1,0 +1,1 @@
+//! The nouns of tandem: graph, machine, profile, plan, their checks and their file formats.

@@ -1,0 +1,1 @@
+//! Standard architectures as ONNX with seeded weights, and a manifest of real models.

@@ -1,0 +1,1 @@
+//! Where operators run and in which batches: problem, timeline, search, explanation.

@@ -1,0 +1,1 @@
+//! The sans-IO heart of the runtime: execution, device interface, timing emulator.

@@ -1,0 +1,1 @@
+//! Engines, profiler and driver: what runs plans on real devices.
