@@ -1,0 +1,5 @@
+//! What the codec promises, on every message.
+
+mod mutation;
+mod round_trip;
+mod wire;

@@ -1,0 +1,1 @@
+//! Bytes written by hand: what the wire format says, decoded and encoded.
