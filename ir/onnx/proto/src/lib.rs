@@ -35,9 +35,6 @@ mod tensor;
 mod types;
 mod unknown;
 
-#[cfg(test)]
-mod tests;
-
 pub use attribute::{AttributeProto, attribute_type};
 pub use blob::Blob;
 pub use device::{

@@ -1,6 +1,6 @@
 //! Every message with every field set comes back equal.
 
-use crate::*;
+use tandem_onnx_proto::*;
 
 fn text(key: &str) -> StringStringEntryProto {
     StringStringEntryProto::new(key, format!("{key} value"))

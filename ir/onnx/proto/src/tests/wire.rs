@@ -1,1 +1,0 @@
-//! Bytes written by hand: what the wire format says, decoded and encoded.
