@@ -5,7 +5,7 @@ use crate::model::GraphProto;
 use crate::tensor::{SparseTensorProto, TensorProto};
 use crate::types::TypeProto;
 
-/// Values of [`AttributeProto::r#type`].
+/// Values of `r#type` of [`AttributeProto`].
 pub mod attribute_type {
     /// Not said, as in files before IR 2.
     pub const UNDEFINED: i32 = 0;
