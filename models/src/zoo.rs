@@ -1,0 +1,198 @@
+//! The table of built models, and building them into files.
+//!
+//! What it deliberately does not do: it parses no command line and knows no default folder; the binary chooses both.
+//!
+//! Invariants: a model's bytes depend on its name, the seed and [`BUILDER_VERSION`] alone; a file under its final name
+//! is complete.
+
+use crate::arch::{alexnet, mobilenet, resnet, vgg};
+use crate::error::ModelsError;
+use crate::graph::Graph;
+use crate::weights::Weights;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use tandem_onnx_proto::{Message, ModelProto, OperatorSetIdProto};
+
+/// Version of the builders: raised with each change of what any of them writes, so that no cache serves an old file.
+pub const BUILDER_VERSION: u32 = 1;
+
+/// The seed used where none is given.
+pub const DEFAULT_SEED: u64 = 1;
+
+/// Version of the operator set that all models use.
+const OPSET: i64 = 17;
+
+/// Version of the file format that all models use: the first that goes with [`OPSET`].
+const IR_VERSION: i64 = 8;
+
+/// A model that this crate builds.
+pub struct ZooModel {
+    /// Its name, as in `zoo:NAME`.
+    pub name: &'static str,
+    /// One line about it: architecture, inputs, outputs.
+    pub summary: &'static str,
+    /// Whether it is a small variant for tests: at most 2 MB, runs in milliseconds.
+    pub tiny: bool,
+    /// Suggested lengths of the dynamic dimensions other than `batch`, by name. Where a dimension is written as a sum
+    /// (`past_sequence + sequence`), the sum has its own entry, for tools that take such text for a name.
+    pub default_dims: &'static [(&'static str, u64)],
+    builder: fn(&mut Graph),
+}
+
+/// What a model is made of, without its weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ZooStats {
+    /// Nodes of the main graph and of all bodies of control flow.
+    pub nodes: u64,
+    /// Trained parameters, in elements.
+    pub parameters: u64,
+    /// Inputs of the graph.
+    pub inputs: u64,
+    /// Outputs of the graph.
+    pub outputs: u64,
+}
+
+impl ZooModel {
+    /// The model with weights of `seed`: always the same for the same seed. Its size in memory is that of its file.
+    pub fn build(&self, seed: u64) -> ModelProto {
+        self.model(Weights::seeded(seed)).0
+    }
+
+    /// The model with empty weights: names, types and shapes only. Fast, and not a valid model.
+    pub fn outline(&self) -> ModelProto {
+        self.model(Weights::absent()).0
+    }
+
+    /// Counts of nodes, parameters, inputs and outputs; makes no weights.
+    pub fn stats(&self) -> ZooStats {
+        let (model, parameters) = self.model(Weights::absent());
+        let graph = model.graph.unwrap_or_default();
+        ZooStats {
+            nodes: count_nodes(&graph.node),
+            parameters,
+            inputs: graph.input.len() as u64,
+            outputs: graph.output.len() as u64,
+        }
+    }
+
+    fn model(&self, weights: Weights) -> (ModelProto, u64) {
+        let mut graph = Graph::new(self.name, weights);
+        (self.builder)(&mut graph);
+        let (graph, parameters) = graph.finish();
+        let model = ModelProto {
+            ir_version: IR_VERSION,
+            producer_name: "tandem-models".to_owned(),
+            producer_version: BUILDER_VERSION.to_string(),
+            graph: Some(graph),
+            opset_import: vec![OperatorSetIdProto::new("", OPSET)],
+            ..ModelProto::default()
+        };
+        (model, parameters)
+    }
+}
+
+fn count_nodes(nodes: &[tandem_onnx_proto::NodeProto]) -> u64 {
+    let bodies = nodes.iter().flat_map(|node| &node.attribute).filter_map(|attribute| attribute.g.as_ref());
+    nodes.len() as u64 + bodies.map(|graph| count_nodes(&graph.node)).sum::<u64>()
+}
+
+/// All models, full-size ones first.
+pub fn zoo() -> &'static [ZooModel] {
+    &ZOO
+}
+
+/// The model called `name`, if there is one.
+pub fn find(name: &str) -> Option<&'static ZooModel> {
+    ZOO.iter().find(|model| model.name == name)
+}
+
+/// Builds the model `name` with weights of `seed` into the file `path`, which is replaced only when the new one is
+/// complete.
+///
+/// # Errors
+/// An unknown name; a file that cannot be written.
+pub fn build_to(name: &str, seed: u64, path: &Path) -> Result<(), ModelsError> {
+    let model = find(name).ok_or_else(|| ModelsError::unknown(name, ZOO.iter().map(|model| model.name)))?;
+    let model = model.build(seed);
+    write_aside(path, |out| model.write_to(out))
+}
+
+/// The model `name` with the default seed as a file in `cache_dir` (made if need be): built by the first call, found by
+/// later ones. The file's name carries [`BUILDER_VERSION`] and the seed.
+///
+/// # Errors
+/// An unknown name; a file or folder that cannot be written.
+pub fn cached(name: &str, cache_dir: &Path) -> Result<PathBuf, ModelsError> {
+    let path = cache_dir.join(format!("{name}-v{BUILDER_VERSION}-s{DEFAULT_SEED}.onnx"));
+    // An unknown name must not touch the disk, for it may hold separators.
+    if find(name).is_some() {
+        if path.is_file() {
+            return Ok(path);
+        }
+        std::fs::create_dir_all(cache_dir).map_err(ModelsError::file(cache_dir))?;
+    }
+    build_to(name, DEFAULT_SEED, &path)?;
+    Ok(path)
+}
+
+/// Writes a file beside `path` and renames it when complete, so that no reader ever sees a part of it.
+pub(crate) fn write_aside(
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
+) -> Result<(), ModelsError> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let aside = tempfile::Builder::new().prefix(".tandem-").suffix(".onnx.tmp").tempfile_in(folder);
+    let mut out = BufWriter::new(aside.map_err(ModelsError::file(folder))?);
+    write(&mut out).map_err(ModelsError::file(path))?;
+    let aside = out.into_inner().map_err(|error| ModelsError::file(path)(error.into_error()))?;
+    open_up(aside.as_file()).map_err(ModelsError::file(path))?;
+    aside.persist(path).map_err(|error| ModelsError::file(path)(error.error))?;
+    Ok(())
+}
+
+/// Temporary files are their owner's alone; a model may be read by others, as a file made the ordinary way.
+fn open_up(file: &std::fs::File) -> std::io::Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        file.set_permissions(std::fs::Permissions::from_mode(0o644))?;
+    }
+    #[cfg(not(unix))]
+    let _ = file;
+    Ok(())
+}
+
+/// Rows of the table: name, default dimensions, builder, summary.
+macro_rules! zoo {
+    ($( $name:literal $([$($dim:literal = $length:literal),*])? $builder:expr, $summary:literal; )*) => {
+        static ZOO: [ZooModel; [$($name),*].len()] = [$(
+            ZooModel {
+                name: $name,
+                summary: $summary,
+                tiny: matches!($name.as_bytes(), [b't', b'i', b'n', b'y', b'-', ..]),
+                default_dims: &[$($(($dim, $length)),*)?],
+                builder: $builder,
+            },
+        )*];
+    };
+}
+
+zoo! {
+    "alexnet" alexnet::build,
+        "AlexNet, one tower; input [batch, 3, 224, 224], output [batch, 1000]";
+    "vgg19" |g| vgg::build(g, &vgg::VGG19),
+        "VGG-19; input [batch, 3, 224, 224], output [batch, 1000]";
+    "resnet50" |g| resnet::build(g, &resnet::RESNET50),
+        "ResNet-50, batch normalisation folded; input [batch, 3, 224, 224], output [batch, 1000]";
+    "mobilenet-v2" |g| mobilenet::build(g, &mobilenet::MOBILENET_V2),
+        "MobileNetV2, depthwise convolutions and ReLU6; input [batch, 3, 224, 224], output [batch, 1000]";
+    "tiny-vgg" |g| vgg::build(g, &vgg::TINY),
+        "VGG with narrow layers; input [batch, 3, 32, 32], output [batch, 10]";
+    "tiny-resnet" |g| resnet::build(g, &resnet::TINY),
+        "ResNet with five narrow blocks; input [batch, 3, 64, 64], output [batch, 10]";
+    "tiny-mobilenet" |g| mobilenet::build(g, &mobilenet::TINY),
+        "MobileNetV2 with six narrow blocks; input [batch, 3, 64, 64], output [batch, 10]";
+}
