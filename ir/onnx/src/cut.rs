@@ -1,7 +1,5 @@
 //! A set of nodes of a model as a runnable ONNX model of its own.
 
-use std::sync::Arc;
-
 use tandem_ir::{DType, NodeId, TensorId};
 
 use crate::import::Model;
@@ -25,7 +23,7 @@ pub struct Weight {
 pub struct SegmentImage {
     /// A serialised ModelProto whose large initialisers are external references that only name themselves
     /// (`location` = the weight's name); small ones are inline.
-    pub model: Arc<Vec<u8>>,
+    pub model: Buffer,
     /// The large initialisers.
     pub weights: Vec<Weight>,
     /// Names of the inputs, in the order of `Segment::inputs`.
@@ -41,7 +39,27 @@ impl SegmentImage {
     }
 }
 
+/// Why a piece cannot be cut out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CutError {}
+
 /// Cuts nodes (ascending; folded nodes they need are added) out of a model, with the given values as inputs and outputs.
-pub fn cut(_model: &Model, _nodes: &[NodeId], _inputs: &[TensorId], _outputs: &[TensorId]) -> SegmentImage {
-    SegmentImage { model: Arc::default(), weights: vec![], inputs: vec![], outputs: vec![] }
+pub fn cut(
+    _model: &Model,
+    _nodes: &[NodeId],
+    _inputs: &[TensorId],
+    _outputs: &[TensorId],
+) -> Result<SegmentImage, CutError> {
+    Ok(SegmentImage { model: vec![].into(), weights: vec![], inputs: vec![], outputs: vec![] })
+}
+
+/// All nodes of a model, with the graph's inputs and those of its outputs that a node makes.
+pub fn cut_whole(model: &Model) -> Result<SegmentImage, CutError> {
+    cut(model, &[], &[], &[])
+}
+
+/// The file itself, untouched, for comparison.
+pub fn original(model: &Model) -> SegmentImage {
+    let _ = model;
+    SegmentImage { model: vec![].into(), weights: vec![], inputs: vec![], outputs: vec![] }
 }

@@ -46,6 +46,23 @@ impl Buffer {
     pub fn shared(bytes: Arc<dyn AsRef<[u8]> + Send + Sync>) -> Self {
         Self(bytes)
     }
+
+    /// The bytes.
+    pub fn as_slice(&self) -> &[u8] {
+        (*self.0).as_ref()
+    }
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        self.as_slice()
+    }
+}
+
+impl From<Arc<Vec<u8>>> for Buffer {
+    fn from(bytes: Arc<Vec<u8>>) -> Self {
+        Self(bytes)
+    }
 }
 
 impl From<Vec<u8>> for Buffer {
