@@ -15,6 +15,8 @@ pub mod limits;
 pub mod machine;
 pub mod plan;
 pub mod profile;
+#[cfg(test)]
+mod random;
 pub mod segment;
 pub mod signature;
 pub mod units;

@@ -18,3 +18,10 @@ pub const DOCUMENT_BYTES_MAX: u64 = 256 << 20;
 
 /// Batch size of one route: larger ones are refused as mistakes.
 pub const BATCH_MAX: u64 = 4096;
+
+/// Nesting of lists and maps in a document. Ours nest at most 10 deep.
+pub const DOCUMENT_DEPTH_MAX: usize = 64;
+
+/// Values (scalars, lists, maps) of a document. The parser keeps about 150 bytes a value, so that this many are 1.5 GB at
+/// most; a plan of a 10,000-operator model has about 200,000.
+pub const DOCUMENT_VALUES_MAX: usize = 10_000_000;
