@@ -5,7 +5,7 @@
 //! Invariants: a model's bytes depend on its name, the seed and [`BUILDER_VERSION`] alone; a file under its final name
 //! is complete.
 
-use crate::arch::{alexnet, mobilenet, resnet, vgg};
+use crate::arch::{alexnet, bert, branchy, control, gpt2, inception, lstm, mobilenet, qdq, resnet, ssd, vgg};
 use crate::error::ModelsError;
 use crate::graph::Graph;
 use crate::weights::Weights;
@@ -98,7 +98,7 @@ fn count_nodes(nodes: &[tandem_onnx_proto::NodeProto]) -> u64 {
 
 /// All models, full-size ones first.
 pub fn zoo() -> &'static [ZooModel] {
-    &ZOO
+    ZOO
 }
 
 /// The model called `name`, if there is one.
@@ -165,34 +165,149 @@ fn open_up(file: &std::fs::File) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Rows of the table: name, default dimensions, builder, summary.
-macro_rules! zoo {
-    ($( $name:literal $([$($dim:literal = $length:literal),*])? $builder:expr, $summary:literal; )*) => {
-        static ZOO: [ZooModel; [$($name),*].len()] = [$(
-            ZooModel {
-                name: $name,
-                summary: $summary,
-                tiny: matches!($name.as_bytes(), [b't', b'i', b'n', b'y', b'-', ..]),
-                default_dims: &[$($(($dim, $length)),*)?],
-                builder: $builder,
-            },
-        )*];
-    };
+const fn model(
+    name: &'static str,
+    default_dims: &'static [(&'static str, u64)],
+    builder: fn(&mut Graph),
+    summary: &'static str,
+) -> ZooModel {
+    let tiny = matches!(name.as_bytes(), [b't', b'i', b'n', b'y', b'-', ..]);
+    ZooModel { name, summary, tiny, default_dims, builder }
 }
 
-zoo! {
-    "alexnet" alexnet::build,
-        "AlexNet, one tower; input [batch, 3, 224, 224], output [batch, 1000]";
-    "vgg19" |g| vgg::build(g, &vgg::VGG19),
-        "VGG-19; input [batch, 3, 224, 224], output [batch, 1000]";
-    "resnet50" |g| resnet::build(g, &resnet::RESNET50),
-        "ResNet-50, batch normalisation folded; input [batch, 3, 224, 224], output [batch, 1000]";
-    "mobilenet-v2" |g| mobilenet::build(g, &mobilenet::MOBILENET_V2),
-        "MobileNetV2, depthwise convolutions and ReLU6; input [batch, 3, 224, 224], output [batch, 1000]";
-    "tiny-vgg" |g| vgg::build(g, &vgg::TINY),
-        "VGG with narrow layers; input [batch, 3, 32, 32], output [batch, 10]";
-    "tiny-resnet" |g| resnet::build(g, &resnet::TINY),
-        "ResNet with five narrow blocks; input [batch, 3, 64, 64], output [batch, 10]";
-    "tiny-mobilenet" |g| mobilenet::build(g, &mobilenet::TINY),
-        "MobileNetV2 with six narrow blocks; input [batch, 3, 64, 64], output [batch, 10]";
-}
+static ZOO: &[ZooModel] = &[
+    model("alexnet", &[], alexnet::build, "AlexNet, one tower; input [batch, 3, 224, 224], output [batch, 1000]"),
+    model("vgg19", &[], |g| vgg::build(g, &vgg::VGG19), "VGG-19; input [batch, 3, 224, 224], output [batch, 1000]"),
+    model(
+        "resnet50",
+        &[],
+        |g| resnet::build(g, &resnet::RESNET50),
+        "ResNet-50, batch normalisation folded; input [batch, 3, 224, 224], output [batch, 1000]",
+    ),
+    model(
+        "mobilenet-v2",
+        &[],
+        |g| mobilenet::build(g, &mobilenet::MOBILENET_V2),
+        "MobileNetV2, depthwise convolutions and ReLU6; input [batch, 3, 224, 224], output [batch, 1000]",
+    ),
+    model(
+        "inception-v3",
+        &[],
+        |g| inception::build(g, &inception::INCEPTION_V3),
+        "Inception v3 without its auxiliary head; input [batch, 3, 299, 299], output [batch, 1000]",
+    ),
+    model(
+        "ssd300-vgg16",
+        &[],
+        |g| ssd::build(g, &ssd::SSD300),
+        "SSD300 on VGG-16; input [batch, 3, 300, 300], boxes [batch, 8732, 4], scores [batch, 8732, 21]",
+    ),
+    model(
+        "bert-base",
+        &[("sequence", 128)],
+        |g| bert::build(g, &bert::BERT_BASE),
+        "BERT base; input_ids, attention_mask, token_type_ids int64 [batch, sequence], last_hidden_state \
+         [batch, sequence, 768], pooler_output [batch, 768]",
+    ),
+    model(
+        "gpt2-small",
+        &[("sequence", 1), ("past_sequence", 128), ("past_sequence + sequence", 129)],
+        |g| gpt2::build(g, &gpt2::GPT2_SMALL),
+        "GPT-2 small with key-value inputs; input_ids int64 [batch, sequence], attention_mask int64 [batch, \
+         past_sequence + sequence], past_key_values.N.key/value [batch, 12, past_sequence, 64], logits [batch, \
+         sequence, 50257], present.N.key/value",
+    ),
+    model(
+        "branchy",
+        &[],
+        |g| branchy::build(g, &branchy::BRANCHY),
+        "Nine cells of eight unlike branches; input [batch, 3, 224, 224], output [batch, 1000]",
+    ),
+    model(
+        "lstm",
+        &[("time", 64)],
+        |g| lstm::build(g, &lstm::LSTM),
+        "Two LSTM layers of 512; input [batch, time, 256], h0 and c0 [2, batch, 512], output [batch, 128], hn, cn",
+    ),
+    model(
+        "control-flow",
+        &[("steps", 4)],
+        |g| control::build(g, &control::CONTROL),
+        "If in If, Loop with If inside; input [batch, 256], refine bool [], steps int64 [] (turns of the loop), output \
+         [batch, 128], trace [steps, batch, 512]",
+    ),
+    model(
+        "resnet18-int8",
+        &[],
+        |g| qdq::build(g, &qdq::RESNET18),
+        "ResNet-18 quantised to 8 bits in QDQ form; input [batch, 3, 224, 224], output [batch, 1000]",
+    ),
+    model(
+        "tiny-vgg",
+        &[],
+        |g| vgg::build(g, &vgg::TINY),
+        "VGG with narrow layers; input [batch, 3, 32, 32], output [batch, 10]",
+    ),
+    model(
+        "tiny-resnet",
+        &[],
+        |g| resnet::build(g, &resnet::TINY),
+        "ResNet with five narrow blocks; input [batch, 3, 64, 64], output [batch, 10]",
+    ),
+    model(
+        "tiny-mobilenet",
+        &[],
+        |g| mobilenet::build(g, &mobilenet::TINY),
+        "MobileNetV2 with six narrow blocks; input [batch, 3, 64, 64], output [batch, 10]",
+    ),
+    model(
+        "tiny-inception",
+        &[],
+        |g| inception::build(g, &inception::TINY),
+        "Inception v3 with a sixteenth of the widths; input [batch, 3, 80, 80], output [batch, 10]",
+    ),
+    model(
+        "tiny-ssd",
+        &[],
+        |g| ssd::build(g, &ssd::TINY),
+        "SSD with four sources of boxes; input [batch, 3, 64, 64], boxes [batch, 380, 4], scores [batch, 380, 5]",
+    ),
+    model(
+        "tiny-bert",
+        &[("sequence", 16)],
+        |g| bert::build(g, &bert::TINY),
+        "BERT with two layers of 64; inputs int64 [batch, sequence], last_hidden_state [batch, sequence, 64], \
+         pooler_output [batch, 64]",
+    ),
+    model(
+        "tiny-gpt2",
+        &[("sequence", 1), ("past_sequence", 8), ("past_sequence + sequence", 9)],
+        |g| gpt2::build(g, &gpt2::TINY),
+        "GPT-2 with two layers of 64 and key-value inputs [batch, 4, past_sequence, 16]; logits [batch, sequence, 512]",
+    ),
+    model(
+        "tiny-branchy",
+        &[],
+        |g| branchy::build(g, &branchy::TINY),
+        "Two cells of eight unlike branches; input [batch, 3, 32, 32], output [batch, 10]",
+    ),
+    model(
+        "tiny-lstm",
+        &[("time", 8)],
+        |g| lstm::build(g, &lstm::TINY),
+        "Two LSTM layers of 32; input [batch, time, 16], h0 and c0 [2, batch, 32], output [batch, 10], hn, cn",
+    ),
+    model(
+        "tiny-control-flow",
+        &[("steps", 3)],
+        |g| control::build(g, &control::TINY),
+        "If in If, Loop with If inside; input [batch, 16], refine bool [], steps int64 [], output [batch, 10], trace \
+         [steps, batch, 32]",
+    ),
+    model(
+        "tiny-int8",
+        &[],
+        |g| qdq::build(g, &qdq::TINY),
+        "ResNet of three basic blocks in 8-bit QDQ form; input [batch, 3, 32, 32], output [batch, 10]",
+    ),
+];
