@@ -13,6 +13,7 @@ pub mod format;
 pub mod graph;
 pub mod limits;
 pub mod machine;
+pub mod placement;
 pub mod plan;
 pub mod profile;
 #[cfg(test)]
@@ -22,6 +23,7 @@ pub mod signature;
 pub mod units;
 pub mod work;
 
+pub use check::{Finding, Severity};
 pub use dtype::DType;
 pub use fingerprint::Fingerprint;
 pub use graph::{Dim, Fact, Graph, GraphBuilder, GraphError, Kind, Node, NodeId, OpKind, Origin, Tensor, TensorId};
