@@ -1,1 +1,29 @@
 //! Where operators run and in which batches: problem, timeline, search, explanation.
+//!
+//! Pure: no I/O, no clock, no logging. Integers everywhere, and the same answer at any number of threads. [`plan::plan`] is
+//! the entry; [`timeline`] is the one judge of every method.
+
+#![forbid(unsafe_code)]
+
+pub mod bound;
+pub mod build;
+pub mod cost;
+pub mod emit;
+pub mod error;
+pub mod maxflow;
+pub mod mincut;
+pub mod plan;
+pub mod problem;
+pub mod search;
+pub mod segments;
+pub mod simplify;
+#[doc(hidden)]
+pub mod testing;
+pub mod timeline;
+mod work;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::{Infeasible, PlanError};
+pub use problem::Problem;

@@ -1,0 +1,264 @@
+//! From segments to a plan's route: steps in their order, values by name, memory, what is freed when.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tandem_ir::graph::{Graph, NodeId, TensorId};
+use tandem_ir::plan::{Action, MemoryUse, Prediction, Route, RouteTensor, Segment, Step};
+use tandem_ir::units::{Bytes, Nanos};
+
+use crate::cost::value_bytes;
+use crate::problem::{HOST, Problem};
+use crate::segments::Segments;
+use crate::timeline::{Timeline, Work};
+
+/// What a route is called and counted by.
+#[derive(Clone, Debug)]
+pub struct RouteHead {
+    /// Name of the tenant.
+    pub tenant: String,
+    /// Share of the tenant's batches, in per mille.
+    pub share_permille: u64,
+    /// Authored part of each segment.
+    pub parts: Vec<usize>,
+}
+
+/// Writes a route. Prediction's bound and gap are left at zero for the caller.
+pub fn route(head: RouteHead, graph: &Graph, problem: &Problem, segments: &Segments, timeline: &Timeline) -> Route {
+    let members = segments.members();
+    let (tensors, index) = tensors(graph, problem, segments);
+    let at = |v: usize| index[&v];
+    let mut out = vec![];
+    for (s, atoms) in members.iter().enumerate() {
+        let mut nodes: Vec<NodeId> = atoms.iter().flat_map(|a| problem.atoms[*a].nodes.iter().copied()).collect();
+        nodes.sort_unstable();
+        let inside = |a: usize| segments.of[a] as usize == s;
+        let reads: BTreeSet<usize> = atoms.iter().flat_map(|a| problem.reads(*a)).map(|v| *v as usize).collect();
+        let inputs = reads.into_iter().filter(|v| !problem.values[*v].producer.is_some_and(inside));
+        let writes: BTreeSet<usize> = atoms.iter().flat_map(|a| problem.writes(*a)).map(|v| *v as usize).collect();
+        let leaves = |v: &usize| problem.values[*v].output || problem.values[*v].consumers.iter().any(|c| !inside(*c));
+        out.push(Segment {
+            device: usize::from(segments.device[s]),
+            part: head.parts.get(s).copied().unwrap_or(s),
+            inputs: inputs.map(at).collect(),
+            outputs: writes.into_iter().filter(leaves).map(at).collect(),
+            weight_bytes: Bytes(weight_bytes(graph, &nodes)),
+            workspace_bytes: Bytes(workspace_bytes(graph, &nodes, problem.batch)),
+            nodes: nodes.iter().map(|n| graph.node_name(*n)).collect(),
+        });
+    }
+    let (lane_names, lane_at) = lanes(problem, timeline);
+    let steps = steps(problem, segments, timeline, &index, &lane_at);
+    let kept: Vec<(usize, usize)> = index.iter().map(|(v, t)| (*v, *t)).collect();
+    let outputs = kept.iter().filter(|(v, _)| problem.values[*v].output).map(|(_, t)| *t);
+    let inputs = kept.iter().filter(|(v, _)| problem.values[*v].producer.is_none()).map(|(_, t)| *t);
+    let (inputs, outputs) = (inputs.collect(), outputs.collect());
+    let mut route = Route {
+        tenant: head.tenant,
+        batch: problem.batch,
+        lanes: problem.devices[HOST].lanes,
+        threads: problem.threads,
+        share_permille: head.share_permille,
+        tensors,
+        inputs,
+        outputs,
+        segments: out,
+        lane_names,
+        steps,
+        memory: vec![],
+        prediction: Prediction::default(),
+    };
+    route.memory = memory(problem, timeline, &route);
+    route.prediction.makespan = timeline.makespan;
+    route.prediction.busy =
+        (0..problem.lane_count()).filter(|l| lane_at[*l].is_some()).map(|l| timeline.busy[l]).collect();
+    route.prediction.modelled = problem.modelled;
+    route
+}
+
+/// Values that enter or leave segments, with their positions by the problem's.
+fn tensors(graph: &Graph, problem: &Problem, segments: &Segments) -> (Vec<RouteTensor>, BTreeMap<usize, usize>) {
+    let (mut tensors, mut index) = (vec![], BTreeMap::new());
+    for (v, value) in problem.values.iter().enumerate() {
+        let home = value.producer.map(|p| segments.of[p]);
+        let leaves = value.consumers.iter().any(|c| Some(segments.of[*c]) != home);
+        if !leaves && !(value.output && home.is_some()) {
+            continue;
+        }
+        let fact = value.tensor.map(|t| &graph.tensor(t).fact);
+        index.insert(v, tensors.len());
+        tensors.push(RouteTensor {
+            name: value.tensor.map_or_else(|| format!("v{v}"), |t| graph.tensor(t).name.clone()),
+            dtype: fact.and_then(|f| f.dtype.filter(|_| f.kind == tandem_ir::Kind::Tensor)),
+            dims: fact.and_then(|f| f.dims_at(problem.batch)),
+            bytes: value.bytes,
+        });
+    }
+    (tensors, index)
+}
+
+/// Names of the lanes that have steps, and the new position of each of the problem's lanes.
+fn lanes(problem: &Problem, timeline: &Timeline) -> (Vec<String>, Vec<Option<usize>>) {
+    let used: BTreeSet<usize> = timeline.steps.iter().map(|s| s.lane).collect();
+    let mut at = vec![None; problem.lane_count()];
+    used.iter().enumerate().for_each(|(new, old)| at[*old] = Some(new));
+    (used.iter().map(|l| problem.lane_name(*l).to_owned()).collect(), at)
+}
+
+fn steps(
+    problem: &Problem,
+    segments: &Segments,
+    timeline: &Timeline,
+    index: &BTreeMap<usize, usize>,
+    lane_at: &[Option<usize>],
+) -> Vec<Step> {
+    let frees = frees(problem, segments, timeline);
+    let step = |(s, frees): (&crate::timeline::TimedStep, Vec<(usize, usize)>)| Step {
+        lane: lane_at[s.lane].expect("a lane with a step is used"),
+        action: match s.work {
+            Work::Run(segment) => Action::Run(segment),
+            Work::Copy { value, from, to } => Action::Copy { tensor: index[&value], from, to },
+        },
+        after: s.after.clone(),
+        duration: s.duration,
+        frees: frees.into_iter().map(|(v, d)| (index[&v], d)).collect(),
+    };
+    timeline.steps.iter().zip(frees).map(step).collect()
+}
+
+/// For each step, the (value, device) pairs that nobody reads once it is done: the first step from which, by lanes' order and
+/// `after` alone, every reader is known to be done, whatever the durations turn out to be. A value for which there is no
+/// such step, and outputs in the host's memory, stay until the batch ends.
+fn frees(problem: &Problem, segments: &Segments, timeline: &Timeline) -> Vec<Vec<(usize, usize)>> {
+    let mut readers: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
+    let members = segments.members();
+    for (i, step) in timeline.steps.iter().enumerate() {
+        match step.work {
+            Work::Copy { value, from, .. } => readers.entry((value, from)).or_default().push(i),
+            Work::Run(s) => {
+                let d = usize::from(segments.device[s]);
+                for v in members[s].iter().flat_map(|a| problem.reads(*a)).map(|v| *v as usize) {
+                    if problem.values[v].producer.map(|p| segments.of[p] as usize) != Some(s) {
+                        readers.entry((v, d)).or_default().push(i);
+                    }
+                }
+            }
+        }
+    }
+    let before = happens_before(problem, timeline);
+    let mut frees = vec![vec![]; timeline.steps.len()];
+    for ((v, d), mut by) in readers {
+        if problem.values[v].output && d == HOST {
+            continue;
+        }
+        by.sort_unstable();
+        by.dedup();
+        let knows = |s: usize, r: usize| s == r || before[s][r / 64] >> (r % 64) & 1 == 1;
+        let last = by.last().copied().unwrap_or(0);
+        if let Some(s) = (last..timeline.steps.len()).find(|s| by.iter().all(|r| knows(*s, *r))) {
+            frees[s].push((v, d));
+        }
+    }
+    frees
+}
+
+/// For each step, the set of steps that are done before it starts.
+fn happens_before(problem: &Problem, timeline: &Timeline) -> Vec<Vec<u64>> {
+    let n = timeline.steps.len();
+    let mut last_on = vec![None; problem.lane_count()];
+    let mut before: Vec<Vec<u64>> = Vec::with_capacity(n);
+    for (i, step) in timeline.steps.iter().enumerate() {
+        let mut set = vec![0u64; n.div_ceil(64)];
+        for p in step.after.iter().copied().chain(last_on[step.lane]) {
+            set.iter_mut().zip(&before[p]).for_each(|(a, b)| *a |= b);
+            set[p / 64] |= 1 << (p % 64);
+        }
+        last_on[step.lane] = Some(i);
+        before.push(set);
+    }
+    before
+}
+
+/// Weights and the peak of what is alive at once by device. Inputs are alive from the beginning; a value is alive from the
+/// start of the step that writes it to the end of the step that frees it; workspace while its segment runs; of two steps
+/// that meet in a moment, the one that ends comes first.
+fn memory(problem: &Problem, timeline: &Timeline, route: &Route) -> Vec<MemoryUse> {
+    let mut memory = vec![MemoryUse::default(); problem.devices.len()];
+    route.segments.iter().for_each(|s| memory[s.device].weights += s.weight_bytes);
+    // (moment, 0 for ends and 1 for starts, device, bytes)
+    let mut events: Vec<(u64, u8, usize, i128)> = vec![];
+    let size = |t: usize| i128::from(route.tensors[t].bytes.0);
+    route.inputs.iter().for_each(|t| events.push((0, 0, HOST, size(*t))));
+    for (timed, step) in timeline.steps.iter().zip(&route.steps) {
+        let (start, end) = (timed.start.0, (timed.start + timed.duration).0);
+        match step.action {
+            Action::Run(s) => {
+                let segment = &route.segments[s];
+                let work = i128::from(segment.workspace_bytes.0);
+                events.push((start, 1, segment.device, work + segment.outputs.iter().map(|t| size(*t)).sum::<i128>()));
+                // A step without duration still needs its workspace: it goes when the moment is over.
+                events.push((end, if end > start { 0 } else { 2 }, segment.device, -work));
+            }
+            Action::Copy { tensor, to, .. } => events.push((start, 1, to, size(tensor))),
+            Action::Barrier => {}
+        }
+        step.frees.iter().for_each(|(t, d)| events.push((end, if end > start { 0 } else { 2 }, *d, -size(*t))));
+    }
+    events.sort_by_key(|e| (e.0, e.1));
+    let mut alive = vec![0i128; problem.devices.len()];
+    for (_, _, d, bytes) in events {
+        alive[d] += bytes;
+        let now = Bytes(u64::try_from(alive[d].max(0)).unwrap_or(u64::MAX));
+        memory[d].peak = memory[d].peak.max(now);
+    }
+    memory
+}
+
+/// Bytes of constants that nodes hold, each once, folded nodes' outputs and bodies included.
+pub fn weight_bytes(graph: &Graph, nodes: &[NodeId]) -> u64 {
+    let mut seen: BTreeSet<TensorId> = BTreeSet::new();
+    let mut bytes = 0u64;
+    for id in nodes {
+        let node = graph.node(*id);
+        for t in node.reads().into_iter().filter(|t| graph.is_constant(*t)) {
+            if seen.insert(t) {
+                let tensor = graph.tensor(t);
+                let size = tensor.constant.as_ref().map(|c| c.bytes).or_else(|| tensor.fact.bytes_at(1));
+                bytes = bytes.saturating_add(size.unwrap_or(0));
+            }
+        }
+        bytes = node.bodies.values().fold(bytes, |b, body| b.saturating_add(body.weight_bytes()));
+    }
+    bytes
+}
+
+/// Peak bytes of values that are made and read inside, node after node.
+pub fn workspace_bytes(graph: &Graph, nodes: &[NodeId], batch: u64) -> u64 {
+    let inside: BTreeSet<NodeId> = nodes.iter().copied().collect();
+    let inner = |t: TensorId| {
+        let tensor = graph.tensor(t);
+        !graph.is_output(t) && tensor.consumers.iter().all(|c| inside.contains(c))
+    };
+    let (mut alive, mut peak) = (0u64, 0u64);
+    for id in nodes {
+        let node = graph.node(*id);
+        for t in node.writes().filter(|t| inner(*t)) {
+            alive = alive.saturating_add(value_bytes(graph, t, batch).0);
+        }
+        peak = peak.max(alive);
+        let made_inside = |t: &TensorId| graph.tensor(*t).producer.is_some_and(|p| inside.contains(&p));
+        for t in node.reads().into_iter().filter(|t| made_inside(t) && inner(*t)) {
+            if graph.tensor(t).consumers.last() == Some(id) {
+                alive = alive.saturating_sub(value_bytes(graph, t, batch).0);
+            }
+        }
+        for t in node.writes().filter(|t| inner(*t) && graph.tensor(*t).consumers.is_empty()) {
+            alive = alive.saturating_sub(value_bytes(graph, t, batch).0);
+        }
+    }
+    peak
+}
+
+/// Sum of the durations of a route's steps.
+pub fn serial(route: &Route) -> Nanos {
+    route.steps.iter().map(|s| s.duration).sum()
+}

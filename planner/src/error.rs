@@ -1,0 +1,86 @@
+//! What keeps a plan from being made.
+
+use tandem_ir::check::Finding;
+use tandem_ir::units::{Bytes, Nanos};
+
+use crate::problem::ProblemError;
+
+/// Why no admissible route exists, and what would do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Infeasible {
+    /// The objective that was asked for.
+    pub slo: Option<Nanos>,
+    /// What each device (and mixture) comes to at best, a line each.
+    pub evidence: Vec<String>,
+    /// The smallest SLO for which the same search finds a plan; `None` where memory is what lacks.
+    pub nearest_slo: Option<Nanos>,
+    /// The batch of that plan.
+    pub best_batch: Option<u64>,
+    /// Bytes that lack on the roomiest choice, where memory is what lacks.
+    pub bytes_over: Option<Bytes>,
+}
+
+impl std::fmt::Display for Infeasible {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.slo {
+            Some(slo) => write!(f, "no route meets {slo}")?,
+            None => f.write_str("no route fits")?,
+        }
+        if let (Some(nearest), Some(batch)) = (self.nearest_slo, self.best_batch) {
+            write!(f, "; the nearest that can be met is {} ns ({nearest}), at batch {batch}", nearest.0)?;
+        }
+        if let Some(over) = self.bytes_over {
+            write!(f, "; memory lacks {over}")?;
+        }
+        self.evidence.iter().try_for_each(|line| write!(f, "\n  {line}"))
+    }
+}
+
+/// What keeps a plan from being made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum PlanError {
+    #[error("{0}")]
+    Infeasible(Box<Infeasible>),
+    #[error("{device} has neither a profile of this model nor described rates: profile it, or describe its rates")]
+    NoCosts { device: String },
+    #[error(
+        "no interference factor of {device} at {lanes} lanes of {threads} threads: expected one in the profile, or memory \
+         bandwidth in the machine, to model it by"
+    )]
+    NoInterference { device: String, lanes: u32, threads: u32 },
+    #[error("node \"{node}\" and {operators} operators placed with it can run on no device: {reasons}")]
+    Unrunnable { node: String, operators: usize, reasons: String },
+    #[error("pins: {}", listed(.0))]
+    Pins(Vec<Finding>),
+    #[error("route {route}: {}", listed(.findings))]
+    Parts { route: usize, findings: Vec<Finding> },
+    #[error("route {route}: no part names node \"{node}\"")]
+    Unnamed { route: usize, node: String },
+    #[error("route {route}: nodes \"{from}\" and \"{to}\" cannot be parted: a value between them is no dense tensor")]
+    Parted { route: usize, from: String, to: String },
+    #[error("route {route}: {source}")]
+    Timeline { route: usize, source: crate::timeline::TimelineError },
+    #[error("route {route}: node \"{node}\" cannot run on {device}: {reason}")]
+    Misplaced { route: usize, node: String, device: String, reason: String },
+    #[error("the machine has no device \"{device}\"")]
+    UnknownDevice { device: String },
+    #[error("tenant \"{tenant}\" has no graph")]
+    NoGraph { tenant: String },
+    #[error("no batch sizes to choose from")]
+    NoBatches,
+    #[error("batch {batch}: expected 1 to {max}")]
+    Batch { batch: u64, max: u64 },
+    #[error("search {method} does not apply: {reason}")]
+    Method { method: String, reason: String },
+    #[error("{0}")]
+    Problem(ProblemError),
+    #[error("route {route}: more than {max} segments ({found})")]
+    Segments { route: usize, max: usize, found: usize },
+    #[error("the machine has no devices")]
+    NoDevices,
+}
+
+fn listed(findings: &[Finding]) -> String {
+    findings.iter().map(Finding::to_string).collect::<Vec<_>>().join("\n  ")
+}

@@ -1,0 +1,323 @@
+//! From nodes to atoms: passes that change no meaning, each with a name, a reason and a count.
+//!
+//! Every pass only joins nodes that no plan should part; the graph of atoms is then made acyclic again by joining each
+//! strongly connected component (two groups that feed each other can only run as one). Shape arithmetic (small integers
+//! derived from `Shape`) is *not* pinned to the CPU: an engine computes it on the host inside any session without touching
+//! data, so a pin would add two boundaries at every dynamic `Reshape`; it costs a host dispatch wherever it is put, and
+//! stays with its neighbours.
+
+use std::collections::BTreeSet;
+
+use tandem_ir::graph::{Graph, NodeId, TensorId};
+use tandem_ir::{DType, segment};
+
+/// What a pass did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PassReport {
+    /// Its name.
+    pub name: &'static str,
+    /// Why it is sound and wanted.
+    pub reason: &'static str,
+    /// Groups before it.
+    pub before: u64,
+    /// Groups after it.
+    pub after: u64,
+}
+
+/// Groups of nodes, in a topological order.
+#[derive(Clone, Debug, Default)]
+pub struct Simplified {
+    /// Atoms: nodes of each, ascending.
+    pub atoms: Vec<Vec<NodeId>>,
+    /// What each pass did.
+    pub passes: Vec<PassReport>,
+}
+
+/// A pattern that engines run as one kernel: an anchor, and what may follow it while everything that is read comes from
+/// inside or from what the anchor reads too.
+#[derive(Clone, Copy, Debug)]
+pub struct FusionRule {
+    /// For people.
+    pub name: &'static str,
+    /// Operators it starts at.
+    pub anchors: &'static [&'static str],
+    /// Operators that may follow.
+    pub body: &'static [&'static str],
+    /// An operator that must be among them (none: any).
+    pub requires: Option<&'static str>,
+    /// Most nodes.
+    pub nodes_max: usize,
+}
+
+const ACTIVATIONS: [&str; 13] = [
+    "BatchNormalization",
+    "Relu",
+    "Clip",
+    "LeakyRelu",
+    "PRelu",
+    "Sigmoid",
+    "HardSigmoid",
+    "Tanh",
+    "HardSwish",
+    "Mul",
+    "Add",
+    "Elu",
+    "Gelu",
+];
+
+/// What ONNX Runtime and TensorRT document as fused on both kinds of processor.
+pub const FUSION_RULES: [FusionRule; 5] = [
+    FusionRule {
+        name: "convolution, normalisation, activation",
+        anchors: &["Conv", "ConvTranspose", "ConvInteger", "QLinearConv"],
+        body: &ACTIVATIONS,
+        requires: None,
+        nodes_max: 5,
+    },
+    FusionRule {
+        name: "layer normalisation",
+        anchors: &["ReduceMean"],
+        body: &["Sub", "Pow", "Mul", "ReduceMean", "Add", "Sqrt", "Div", "Cast"],
+        requires: Some("Sqrt"),
+        nodes_max: 12,
+    },
+    FusionRule {
+        name: "gelu",
+        anchors: &["Div", "Mul"],
+        body: &["Erf", "Add", "Mul", "Tanh", "Pow"],
+        requires: Some("Erf"),
+        nodes_max: 6,
+    },
+    FusionRule {
+        name: "scaled masked softmax",
+        anchors: &["Div", "Mul", "Add", "Where"],
+        body: &["Softmax", "Add"],
+        requires: Some("Softmax"),
+        nodes_max: 3,
+    },
+    FusionRule {
+        name: "matrix product, bias, activation",
+        anchors: &["MatMul", "Gemm", "MatMulInteger", "QLinearMatMul"],
+        body: &["Add", "Relu", "Sigmoid", "Tanh", "Clip", "LeakyRelu", "Gelu"],
+        requires: None,
+        nodes_max: 3,
+    },
+];
+
+/// Groups of nodes, for union by number.
+#[derive(Clone, Debug)]
+struct Groups {
+    parent: Vec<u32>,
+}
+
+impl Groups {
+    fn new(n: usize) -> Self {
+        Self { parent: (0..n as u32).collect() }
+    }
+
+    fn find(&mut self, v: usize) -> usize {
+        let mut root = v;
+        while self.parent[root] as usize != root {
+            root = self.parent[root] as usize;
+        }
+        let mut v = v;
+        while self.parent[v] as usize != root {
+            v = std::mem::replace(&mut self.parent[v], root as u32) as usize;
+        }
+        root
+    }
+
+    /// The smaller number is the root, so that groups are called by their first node.
+    fn join(&mut self, a: usize, b: usize) {
+        let (a, b) = (self.find(a), self.find(b));
+        self.parent[a.max(b)] = a.min(b) as u32;
+    }
+
+    fn count(&mut self, nodes: &[NodeId]) -> u64 {
+        nodes.iter().filter(|n| self.find(n.index()) == n.index()).count() as u64
+    }
+}
+
+/// Runs all passes. `tables` are groupings that engines are known to use (from profiles; each a list of groups), and
+/// `fuse` says whether the documented patterns are joined too (for devices that no table speaks of).
+pub fn simplify(graph: &Graph, tables: &[&[Vec<NodeId>]], fuse: bool) -> Simplified {
+    let nodes: Vec<NodeId> = graph.placeable().collect();
+    let mut groups = Groups::new(graph.nodes.len());
+    let mut passes = vec![PassReport {
+        name: "constants",
+        reason: "a node that depends on constants alone is folded into whoever reads it",
+        before: graph.nodes.len() as u64,
+        after: nodes.len() as u64,
+    }];
+    let mut pass = |name, reason, groups: &mut Groups, run: &mut dyn FnMut(&mut Groups)| {
+        let before = groups.count(&nodes);
+        run(groups);
+        passes.push(PassReport { name, reason, before, after: groups.count(&nodes) });
+    };
+    let reason = "a sequence, map, optional or string stays inside one engine's session";
+    pass("uncuttable values", reason, &mut groups, &mut |g| {
+        segment::uncuttable(graph).iter().for_each(|(a, b)| g.join(a.index(), b.index()));
+    });
+    let reason = "nodes that an engine was seen to run as one are placed as one";
+    pass("engine atoms", reason, &mut groups, &mut |g| {
+        let all = tables.iter().flat_map(|t| t.iter());
+        all.for_each(|atom| atom.windows(2).for_each(|w| g.join(w[0].index(), w[1].index())));
+    });
+    if fuse {
+        let reason = "engines run these patterns as one kernel; a cut inside would undo that";
+        pass("documented fusions", reason, &mut groups, &mut |g| {
+            for kernel in fused(graph) {
+                kernel.windows(2).for_each(|w| g.join(w[0].index(), w[1].index()));
+            }
+        });
+    }
+    let reason = "groups that feed each other can only run as one";
+    pass("cycles", reason, &mut groups, &mut |g| join_cycles(graph, &nodes, g));
+    Simplified { atoms: ordered(graph, &nodes, &mut groups), passes }
+}
+
+/// Given groups in a topological order, those that feed each other joined.
+pub fn simplify_groups(graph: &Graph, given: &[Vec<NodeId>]) -> Vec<Vec<NodeId>> {
+    let nodes: Vec<NodeId> = graph.placeable().collect();
+    let mut groups = Groups::new(graph.nodes.len());
+    given.iter().for_each(|g| g.windows(2).for_each(|w| groups.join(w[0].index(), w[1].index())));
+    join_cycles(graph, &nodes, &mut groups);
+    ordered(graph, &nodes, &mut groups)
+}
+
+/// The fused kernels of the documented patterns that have more than one node; disjoint.
+pub fn fused(graph: &Graph) -> Vec<Vec<NodeId>> {
+    let mut taken = vec![false; graph.nodes.len()];
+    let mut kernels = vec![];
+    for rule in &FUSION_RULES {
+        for id in graph.placeable() {
+            let node = graph.node(id);
+            if taken[id.index()] || !node.op.domain.is_empty() || !rule.anchors.contains(&node.op.name.as_str()) {
+                continue;
+            }
+            let region = grow(graph, id, rule, &taken);
+            if region.len() > 1 {
+                region.iter().for_each(|n| taken[n.index()] = true);
+                kernels.push(region);
+            }
+        }
+    }
+    kernels
+}
+
+/// Grows a rule's region from its anchor, and cuts it back to the longest part with a single exit.
+fn grow(graph: &Graph, anchor: NodeId, rule: &FusionRule, taken: &[bool]) -> Vec<NodeId> {
+    let mut region = vec![anchor];
+    let entry: BTreeSet<TensorId> = graph.node(anchor).reads().into_iter().collect();
+    let mut made: BTreeSet<TensorId> = graph.node(anchor).writes().collect();
+    let mut best = vec![];
+    loop {
+        let closed = single_exit(graph, &region);
+        let complete = rule.requires.is_none_or(|op| region.iter().any(|n| graph.node(*n).op.name == op));
+        if closed && complete {
+            best = region.clone();
+        }
+        if region.len() == rule.nodes_max {
+            return best;
+        }
+        let candidates: BTreeSet<NodeId> = region
+            .iter()
+            .flat_map(|n| graph.node(*n).writes())
+            .flat_map(|t| &graph.tensor(t).consumers)
+            .copied()
+            .collect();
+        let fits = |id: &NodeId| {
+            let node = graph.node(*id);
+            let known = |t: &TensorId| made.contains(t) || entry.contains(t) || graph.is_constant(*t);
+            let op = node.op.domain.is_empty() && rule.body.contains(&node.op.name.as_str());
+            op && !node.folded && !taken[id.index()] && !region.contains(id) && node.reads().iter().all(known)
+        };
+        let Some(next) = candidates.into_iter().find(fits) else { return best };
+        made.extend(graph.node(next).writes());
+        region.push(next);
+        region.sort_unstable();
+    }
+}
+
+/// Whether all but one of the nodes are read inside only, and hand nothing back.
+fn single_exit(graph: &Graph, region: &[NodeId]) -> bool {
+    let leaves = |id: &NodeId| {
+        graph
+            .node(*id)
+            .writes()
+            .any(|t| graph.is_output(t) || graph.tensor(t).consumers.iter().any(|c| !region.contains(c)))
+    };
+    region.iter().filter(|n| leaves(n)).count() <= 1
+}
+
+/// Nodes that compute on small integers derived from shapes alone.
+pub fn shape_arithmetic(graph: &Graph) -> Vec<bool> {
+    const ELEMENTS_MAX: u64 = 64;
+    const SOURCES: [&str; 2] = ["Shape", "Size"];
+    let mut is = vec![false; graph.nodes.len()];
+    for id in graph.placeable() {
+        let node = graph.node(id);
+        let small = |t: TensorId| {
+            let fact = &graph.tensor(t).fact;
+            let integer = matches!(fact.dtype, Some(DType::I64 | DType::I32 | DType::Bool));
+            let count = fact.dims_at(1).map(|d| d.iter().product::<u64>());
+            integer && count.is_some_and(|n| n <= ELEMENTS_MAX)
+        };
+        let derived = |t: &TensorId| graph.is_constant(*t) || graph.tensor(*t).producer.is_some_and(|p| is[p.index()]);
+        let source = SOURCES.contains(&node.op.name.as_str()) && node.op.domain.is_empty();
+        is[id.index()] =
+            node.bodies.is_empty() && node.writes().all(small) && (source || node.reads().iter().all(derived));
+    }
+    is
+}
+
+/// Joins strongly connected groups.
+fn join_cycles(graph: &Graph, nodes: &[NodeId], groups: &mut Groups) {
+    let before = segment::predecessors(graph);
+    let mut edges = vec![];
+    for id in nodes {
+        for p in &before[id.index()] {
+            let (a, b) = (groups.find(p.index()), groups.find(id.index()));
+            if a != b {
+                edges.push((a as u32, b as u32));
+            }
+        }
+    }
+    // Groups only make a cycle where one of them has several nodes: without, the graph is as acyclic as it came.
+    let quotient = petgraph::graph::DiGraph::<(), (), u32>::from_edges(&edges);
+    for component in petgraph::algo::kosaraju_scc(&quotient) {
+        component.windows(2).for_each(|w| groups.join(w[0].index(), w[1].index()));
+    }
+}
+
+/// Groups in a topological order, the one with the smallest first node first where free.
+fn ordered(graph: &Graph, nodes: &[NodeId], groups: &mut Groups) -> Vec<Vec<NodeId>> {
+    let before = segment::predecessors(graph);
+    let mut edges: Vec<(u32, u32)> = vec![];
+    let mut members: Vec<Vec<NodeId>> = vec![vec![]; graph.nodes.len()];
+    for id in nodes {
+        let to = groups.find(id.index());
+        members[to].push(*id);
+        edges.extend(
+            before[id.index()].iter().map(|p| (groups.find(p.index()) as u32, to as u32)).filter(|(a, b)| a != b),
+        );
+    }
+    edges.sort_unstable();
+    edges.dedup();
+    let mut waits = vec![0u32; graph.nodes.len()];
+    edges.iter().for_each(|(_, b)| waits[*b as usize] += 1);
+    let mut ready: BTreeSet<u32> =
+        (0..graph.nodes.len() as u32).filter(|g| !members[*g as usize].is_empty() && waits[*g as usize] == 0).collect();
+    let mut order = vec![];
+    while let Some(g) = ready.pop_first() {
+        order.push(std::mem::take(&mut members[g as usize]));
+        let first = edges.partition_point(|e| e.0 < g);
+        for (_, to) in edges[first..].iter().take_while(|e| e.0 == g) {
+            waits[*to as usize] -= 1;
+            if waits[*to as usize] == 0 {
+                ready.insert(*to);
+            }
+        }
+    }
+    order
+}

@@ -1,0 +1,3 @@
+//! Tests across modules: exactness against enumeration, laws, whole plans.
+
+mod whole;
