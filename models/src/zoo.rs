@@ -36,6 +36,8 @@ pub struct ZooModel {
     /// Suggested lengths of the dynamic dimensions other than `batch`, by name. Where a dimension is written as a sum
     /// (`past_sequence + sequence`), the sum has its own entry, for tools that take such text for a name.
     pub default_dims: &'static [(&'static str, u64)],
+    /// Suggested values of scalar inputs that steer the model (a condition as 0 or 1, a count of turns), by name.
+    pub default_values: &'static [(&'static str, i64)],
     builder: fn(&mut Graph),
 }
 
@@ -172,7 +174,13 @@ const fn model(
     summary: &'static str,
 ) -> ZooModel {
     let tiny = matches!(name.as_bytes(), [b't', b'i', b'n', b'y', b'-', ..]);
-    ZooModel { name, summary, tiny, default_dims, builder }
+    ZooModel { name, summary, tiny, default_dims, default_values: &[], builder }
+}
+
+impl ZooModel {
+    const fn values(self, default_values: &'static [(&'static str, i64)]) -> Self {
+        Self { default_values, ..self }
+    }
 }
 
 static ZOO: &[ZooModel] = &[
@@ -235,7 +243,8 @@ static ZOO: &[ZooModel] = &[
         |g| control::build(g, &control::CONTROL),
         "If in If, Loop with If inside; input [batch, 256], refine bool [], steps int64 [] (turns of the loop), output \
          [batch, 128], trace [steps, batch, 512]",
-    ),
+    )
+    .values(&[("refine", 1), ("steps", 4)]),
     model(
         "resnet18-int8",
         &[],
@@ -303,7 +312,8 @@ static ZOO: &[ZooModel] = &[
         |g| control::build(g, &control::TINY),
         "If in If, Loop with If inside; input [batch, 16], refine bool [], steps int64 [], output [batch, 10], trace \
          [steps, batch, 32]",
-    ),
+    )
+    .values(&[("refine", 1), ("steps", 3)]),
     model(
         "tiny-int8",
         &[],
