@@ -7,8 +7,10 @@
 
 pub mod bound;
 pub mod build;
+pub mod chain;
 pub mod cost;
 pub mod emit;
+pub mod enumerate;
 pub mod error;
 pub mod maxflow;
 pub mod mincut;

@@ -1,3 +1,4 @@
 //! Tests across modules: exactness against enumeration, laws, whole plans.
 
+mod additive;
 mod whole;
