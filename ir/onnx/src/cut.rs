@@ -18,6 +18,7 @@ use tandem_onnx_proto::{
     SparseTensorProto, StringStringEntryProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, data_location,
 };
 
+use crate::functions;
 use crate::import::Model;
 use crate::tensor::{Content, Held};
 use crate::value::Buffer;
@@ -110,11 +111,12 @@ pub fn cut(
         initializer(&name(&id), &model.held[&id], &mut graph, &mut weights);
     }
     graph.node = nodes.iter().map(|id| image_node(model, *id)).collect();
+    let functions = functions::called(&graph.node, &model.functions);
     let proto = ModelProto {
         ir_version: model.proto.ir_version.max(IR_VERSION_MIN),
         producer_name: "tandem".into(),
-        opset_import: opsets(model, &graph),
-        functions: model.functions.clone(),
+        opset_import: opsets(model, &graph.node, &functions),
+        functions,
         graph: Some(graph),
         ..ModelProto::default()
     };
@@ -299,19 +301,13 @@ fn referring(tensor: TensorProto) -> TensorProto {
     TensorProto { external_data: vec![location], data_location: data_location::EXTERNAL, raw_data: None, ..tensor }
 }
 
-/// Operator sets that the graph and the functions kept use; ONNX's own always.
-fn opsets(model: &Model, graph: &GraphProto) -> Vec<OperatorSetIdProto> {
-    fn domains<'n>(nodes: &'n [NodeProto], found: &mut BTreeSet<&'n str>) {
-        for node in nodes {
-            found.insert(walk::domain(&node.domain));
-            for attribute in &node.attribute {
-                attribute.g.as_deref().into_iter().chain(&attribute.graphs).for_each(|g| domains(&g.node, found));
-            }
-        }
-    }
+/// Operator sets that nodes and functions are from; ONNX's own always.
+fn opsets(model: &Model, nodes: &[NodeProto], functions: &[FunctionProto]) -> Vec<OperatorSetIdProto> {
     let mut used = BTreeSet::from([""]);
-    domains(&graph.node, &mut used);
-    used.extend(model.functions.iter().map(|f: &FunctionProto| walk::domain(&f.domain)));
+    walk::for_each_node(nodes, &mut |node| {
+        used.insert(walk::domain(&node.domain));
+    });
+    used.extend(functions.iter().map(|f| walk::domain(&f.domain)));
     let version = |domain: &str| model.graph.opsets.get(domain).copied();
     let known = used.iter().filter_map(|domain| Some(OperatorSetIdProto::new(*domain, version(domain)?)));
     known.collect()

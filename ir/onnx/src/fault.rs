@@ -81,6 +81,14 @@ pub enum Fault {
         /// What is there.
         found: String,
     },
+    /// A value file holds another value than expected.
+    #[error("expected {expected}, found {found}")]
+    Value {
+        /// What would be right.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
     /// Bodies inside bodies.
     #[error("{place}: expected at most {} bodies inside one another, found more", limits::BODY_DEPTH_MAX)]
     TooDeep {

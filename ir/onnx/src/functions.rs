@@ -14,10 +14,10 @@ use tandem_onnx_proto::{
 };
 
 use crate::fault::Fault;
-use crate::walk::domain;
+use crate::walk::{self, domain};
 
-/// Names, integers and numbers that expansion may add, in bytes. Ten thousand times what exporters' functions come to.
-const EXPANDED_BYTES_MAX: u64 = 512 << 20;
+/// Names, integers and numbers that expansion may add, in bytes. A thousand times what exporters' functions come to.
+const EXPANDED_BYTES_MAX: u64 = 128 << 20;
 
 /// Domains whose operators engines know: a function there is a fallback for an engine's own kernel.
 const ENGINE_DOMAINS: [&str; 7] = [
@@ -68,7 +68,8 @@ pub(crate) fn expand(model: &mut ModelProto, warnings: &mut Vec<String>) -> Resu
     for (domain, version) in expander.opsets.iter().filter(|(domain, _)| !before.contains_key(*domain)) {
         model.opset_import.push(OperatorSetIdProto::new(domain.as_str(), *version));
     }
-    model.functions = kept(graph, functions);
+    let functions: Vec<FunctionProto> = functions.into_values().collect();
+    model.functions = called(&graph.node, &functions);
     Ok(())
 }
 
@@ -95,38 +96,34 @@ pub(crate) fn imports(list: &[OperatorSetIdProto]) -> BTreeMap<String, i64> {
     opsets
 }
 
-fn graphs_of(node: &NodeProto) -> impl Iterator<Item = &GraphProto> {
-    node.attribute.iter().flat_map(|a| a.g.as_deref().into_iter().chain(&a.graphs))
-}
-
 fn collect_names(graph: &GraphProto, names: &mut HashSet<String>) {
     names.extend(graph.input.iter().map(|v| v.name.clone()));
     names.extend(graph.initializer.iter().map(|t| t.name.clone()));
     names.extend(graph.sparse_initializer.iter().filter_map(|t| Some(t.values.as_ref()?.name.clone())));
     for node in &graph.node {
         names.extend(node.input.iter().chain(&node.output).cloned());
-        graphs_of(node).for_each(|g| collect_names(g, names));
+        walk::bodies(node).for_each(|g| collect_names(g, names));
     }
 }
 
-/// The functions that nodes still call, directly or through each other, in order of their keys.
-fn kept(graph: &GraphProto, mut functions: HashMap<Key, FunctionProto>) -> Vec<FunctionProto> {
-    fn calls(nodes: &[NodeProto], found: &mut Vec<Key>) {
-        for node in nodes {
-            found.push(key_of(node));
-            graphs_of(node).for_each(|g| calls(&g.node, found));
-        }
+/// Those of the functions that nodes call, directly or through each other, in order of their keys.
+pub(crate) fn called(nodes: &[NodeProto], functions: &[FunctionProto]) -> Vec<FunctionProto> {
+    if functions.is_empty() {
+        return vec![];
     }
-    let mut wanted = vec![];
-    calls(&graph.node, &mut wanted);
-    let mut kept = BTreeMap::new();
-    while let Some(key) = wanted.pop() {
-        if let Some(function) = functions.remove(&key) {
-            calls(&function.node, &mut wanted);
-            kept.insert(key, function);
-        }
+    let mut left: BTreeMap<Key, &FunctionProto> =
+        functions.iter().map(|f| (key(&f.domain, &f.name, &f.overload), f)).collect();
+    let mut called = BTreeMap::new();
+    let mut pending = vec![nodes];
+    while let Some(nodes) = pending.pop() {
+        walk::for_each_node(nodes, &mut |node| {
+            if let Some((key, function)) = left.remove_entry(&key_of(node)) {
+                called.insert(key, function.clone());
+                pending.push(&function.node);
+            }
+        });
     }
-    kept.into_values().collect()
+    called.into_values().collect()
 }
 
 impl Expander<'_> {
@@ -193,17 +190,13 @@ impl Expander<'_> {
     }
 
     fn agrees(&mut self, function: &FunctionProto) -> bool {
-        fn domains<'n>(nodes: &'n [NodeProto], called: &dyn Fn(&NodeProto) -> bool, found: &mut HashSet<&'n str>) {
-            for node in nodes {
-                if !called(node) {
-                    found.insert(domain(&node.domain));
-                }
-                graphs_of(node).for_each(|g| domains(&g.node, called, found));
-            }
-        }
         let own = imports(&function.opset_import);
         let mut used = HashSet::new();
-        domains(&function.node, &|node| self.functions.contains_key(&key_of(node)), &mut used);
+        walk::for_each_node(&function.node, &mut |node| {
+            if !self.functions.contains_key(&key_of(node)) {
+                used.insert(domain(&node.domain));
+            }
+        });
         let mut used: Vec<(&str, i64)> = used.into_iter().filter_map(|d| Some((d, *own.get(d)?))).collect();
         used.sort_unstable();
         for (domain, version) in &used {

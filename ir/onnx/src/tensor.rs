@@ -216,7 +216,7 @@ impl AsRef<[u8]> for Aligned {
 }
 
 /// `count` packed elements as integers; `None` for other types and for values above `i64`.
-fn integers(dtype: DType, raw: &[u8], count: usize) -> Option<Vec<i64>> {
+pub(crate) fn integers(dtype: DType, raw: &[u8], count: usize) -> Option<Vec<i64>> {
     use DType::*;
     let wide = |width: usize, to: &dyn Fn(&[u8]) -> Option<i64>| raw.chunks_exact(width).map(to).collect();
     let narrow = |bits: usize, signed: bool| {

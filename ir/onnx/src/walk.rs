@@ -165,7 +165,20 @@ pub(crate) fn constant_of(node: &NodeProto) -> Option<TensorProto> {
     }
 }
 
-/// Calls `visit` for each large block of bytes that a constant holds, bodies included.
+/// The graphs in a node's attributes.
+pub(crate) fn bodies(node: &NodeProto) -> impl Iterator<Item = &GraphProto> {
+    node.attribute.iter().flat_map(|a| a.g.as_deref().into_iter().chain(&a.graphs))
+}
+
+/// Calls `visit` for each node, those of bodies included.
+pub(crate) fn for_each_node<'n>(nodes: &'n [NodeProto], visit: &mut dyn FnMut(&'n NodeProto)) {
+    for node in nodes {
+        visit(node);
+        bodies(node).for_each(|graph| for_each_node(&graph.node, visit));
+    }
+}
+
+/// Calls `visit` for each block of bytes that a constant holds, bodies included.
 pub(crate) fn for_each_constant(graph: &GraphProto, visit: &mut dyn FnMut(&Blob)) {
     let sparse = graph.sparse_initializer.iter().flat_map(|s| [&s.values, &s.indices]).flatten().map(|t| &**t);
     graph.initializer.iter().chain(sparse).filter_map(|t| t.raw_data.as_ref()).for_each(&mut *visit);
