@@ -161,12 +161,15 @@ impl OrtSession {
         if inner.outputs.is_empty() {
             return Ok(vec![]);
         }
-        let mut feeds = Vec::with_capacity(inputs.len());
+        let (mut feeds, mut input_names) = (Vec::with_capacity(inputs.len()), Vec::with_capacity(inputs.len()));
         for (value, port) in inputs.iter().zip(&inner.inputs) {
             let fed = values::feed(value, &port.kind);
-            feeds.push(fed.map_err(|e| raw::about(e, &format!("input \"{}\"", port.name.to_string_lossy())))?);
+            let fed = fed.map_err(|e| raw::about(e, &format!("input \"{}\"", port.name.to_string_lossy())))?;
+            if let Some(fed) = fed {
+                feeds.push(fed);
+                input_names.push(port.name.as_ptr());
+            }
         }
-        let input_names: Vec<_> = inner.inputs.iter().map(|p| p.name.as_ptr()).collect();
         let feed_values: Vec<_> = feeds.iter().map(|f| f.ptr().cast_const()).collect();
         let output_names: Vec<_> = inner.outputs.iter().map(|p| p.name.as_ptr()).collect();
         let mut made = vec![null_mut(); output_names.len()];
@@ -272,7 +275,7 @@ fn ports(session: &Owned<sys::OrtSession>, names: &[String], side: values::Side)
     Ok(ports)
 }
 
-/// Runs a model of one node without inputs, for values that the interface cannot make (an empty sequence, no value).
+/// Runs a model of one node without inputs, for a value that the interface cannot make: an empty sequence.
 fn make_by_model(model: &[u8], output: &str) -> Result<Owned<sys::OrtValue>, EngineError> {
     let options = session_options(&SessionOptions::default(), None)?;
     let (mut session, mut value) = (null_mut(), null_mut());

@@ -113,9 +113,14 @@ impl Feed<'_> {
     }
 }
 
-/// Lends a value to an input of the given type.
-pub(super) fn feed<'a>(value: &'a Value, kind: &PortKind) -> Result<Feed<'a>, EngineError> {
-    Ok(Feed { value: feed_raw(value, kind, 0)?, _lender: PhantomData })
+/// Lends a value to an input of the given type. `None` for an optional without a value: the input is left out of the run,
+/// which is how ONNX Runtime takes it (fed as a value without contents, version 1.31 reads through a null pointer).
+pub(super) fn feed<'a>(value: &'a Value, kind: &PortKind) -> Result<Option<Feed<'a>>, EngineError> {
+    if *value == Value::Optional(None) {
+        let declared = matches!(kind, PortKind::Optional(_));
+        return if declared { Ok(None) } else { Err(failed("expected a value, found an optional without one")) };
+    }
+    Ok(Some(Feed { value: feed_raw(value, kind, 0)?, _lender: PhantomData }))
 }
 
 fn feed_raw(value: &Value, kind: &PortKind, depth: usize) -> Result<Owned<sys::OrtValue>, EngineError> {
@@ -129,7 +134,7 @@ fn feed_raw(value: &Value, kind: &PortKind, depth: usize) -> Result<Owned<sys::O
     match value {
         Value::Tensor(tensor) => lend_tensor(tensor),
         Value::Optional(Some(held)) => feed_raw(held, inner, depth + 1),
-        Value::Optional(None) => super::make_by_model(&literal::empty_optional(literal_kind(inner)?), literal::OUTPUT),
+        Value::Optional(None) => Err(unsupported("an optional without a value inside another value")),
         Value::Sequence(items) if items.is_empty() => {
             let kind = if let PortKind::Optional(inner) = kind { inner } else { kind };
             let PortKind::Sequence(element) = kind else {
@@ -150,17 +155,6 @@ fn feed_raw(value: &Value, kind: &PortKind, depth: usize) -> Result<Owned<sys::O
             // The tensors are copied into the map, so that lending them from here is enough.
             group(&[lend_tensor(&keys)?, lend_tensor(&values)?], sys::ONNXType::ONNX_TYPE_MAP)
         }
-    }
-}
-
-fn literal_kind(kind: &PortKind) -> Result<literal::LiteralKind, EngineError> {
-    match kind {
-        PortKind::Tensor(Some(dtype)) => Ok(literal::LiteralKind::Tensor(*dtype)),
-        PortKind::Sequence(element) => match **element {
-            PortKind::Tensor(Some(dtype)) => Ok(literal::LiteralKind::Sequence(dtype)),
-            _ => Err(unsupported("an optional sequence of anything but tensors")),
-        },
-        _ => Err(unsupported("an optional of anything but tensors and sequences")),
     }
 }
 
