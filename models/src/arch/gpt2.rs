@@ -161,7 +161,7 @@ fn slice(g: &mut Graph, scope: &str, x: &str, [from, to]: [&str; 2], axis: i64) 
     g.op(scope, "Slice", &[x, from, to, &axes, &steps], vec![])
 }
 
-/// The fully connected layer that GPT-2 calls a convolution: rows as a matrix, Gemm with the weight `[inputs, outputs]`,
+/// The fully connected layer that GPT-2 calls a convolution: rows as a matrix, Gemm with `[inputs, outputs]` weights,
 /// and back to `[batch, sequence, outputs]`.
 fn conv1d(g: &mut Graph, scope: &str, x: &str, inputs: i64, outputs: i64, gain: f32) -> String {
     let path = module(scope);

@@ -1,6 +1,6 @@
 //! A ResNet with basic blocks (He et al. 2016), quantised statically to 8 bits: QuantizeLinear and DequantizeLinear
 //! around each operator, as ONNX Runtime's static quantisation writes it. Activations are uint8 by tensor, weights int8
-//! by channel, biases int32. A ReLU is not there: the zero point 0 of the value behind it does its work.
+//! by channel, biases int32. A ReLU is not there: zero point 0 of the value behind it does its work.
 //!
 //! Weights use 7 of their 8 bits, as is advised for processors whose 8-bit dot product saturates, so that engines agree.
 
