@@ -2,7 +2,7 @@
 //! around each operator, as ONNX Runtime's static quantisation writes it. Activations are uint8 by tensor, weights int8
 //! by channel, biases int32. A ReLU is not there: zero point 0 of the value behind it does its work.
 //!
-//! Weights use 7 of their 8 bits, as is advised for processors whose 8-bit dot product saturates, so that engines agree.
+//! Weights use 7 of their 8 bits, as is advised where the 8-bit dot product may saturate, so that engines agree.
 
 use crate::graph::{Graph, batched, module};
 use crate::layers::{Maps, RELU_GAIN};
