@@ -25,3 +25,7 @@ pub const DOCUMENT_DEPTH_MAX: usize = 64;
 /// Values (scalars, lists, maps) of a document. The parser keeps about 150 bytes a value, so that this many are 1.5 GB at
 /// most; a plan of a 10,000-operator model has about 200,000.
 pub const DOCUMENT_VALUES_MAX: usize = 10_000_000;
+
+/// Steps of one route that are checked: who is done before whom takes a bit a pair, 32 MiB at this many. A route of 32
+/// segments with a thousand values crossing between each two neighbours has 32,000 copies and is no plan anybody wants.
+pub const STEPS_MAX: usize = 16_384;
