@@ -234,6 +234,8 @@ fn image_node(model: &Model, id: NodeId) -> NodeProto {
     let mut copy = node.clone();
     copy.name = format!("{kind}{}_{}", id.0, node.op_type);
     copy.doc_string.clear();
+    // Names a configuration of the model for several devices, which images do not have.
+    copy.device_configurations.clear();
     copy
 }
 

@@ -260,7 +260,9 @@ impl Expander<'_> {
         let mut nodes = body.nodes(&function.node, &mut map, 0)?;
         for (name, actual) in aliases {
             let source = map.get(&name).cloned().unwrap_or_default();
-            nodes.push(NodeProto::new("Identity", &[source], &[actual.clone()]).named(format!("{prefix}{actual}")));
+            nodes.push(
+                NodeProto::new("Identity", &[source], std::slice::from_ref(&actual)).named(format!("{prefix}{actual}")),
+            );
         }
         let inner = |v: &&ValueInfoProto| !function.input.contains(&v.name);
         let renamed = |v: &ValueInfoProto| Some(ValueInfoProto { name: map.get(&v.name)?.clone(), ..v.clone() });

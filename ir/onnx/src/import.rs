@@ -41,6 +41,7 @@ impl Default for Options {
 }
 
 /// A model file that was read: its graph, and what cutting needs of the file. Clones nothing large; shared by reference.
+#[derive(Clone)]
 pub struct Model {
     /// The graph. Facts may be replaced by better ones; nodes, names and wiring must stay as they are.
     pub graph: Graph,
@@ -74,7 +75,7 @@ impl std::fmt::Debug for Model {
 
 impl Model {
     /// The value of a constant, in one layout whatever the file's is. `None` for what is no constant of the file (values
-    /// that folded nodes make included), and for a sparse one of more than 1 GiB.
+    /// that folded nodes make included), and for a sparse one of more than 256 MiB.
     pub fn constant_value(&self, id: TensorId) -> Option<TensorValue> {
         self.held.get(&id)?.value()
     }

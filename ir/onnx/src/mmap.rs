@@ -42,6 +42,6 @@ pub(crate) fn load(mut file: File) -> io::Result<Blob> {
 fn map(file: &File) -> io::Result<memmap2::Mmap> {
     // SAFETY: the map is read-only and shared as plain bytes, whose every value is valid. What remains is that another
     // process may change or shorten the file meanwhile: then values change or the process gets SIGBUS. No interface can
-    // prevent that; model files are not written in place by any tool we know, and the README says so.
+    // prevent that; tools that make models write a new file or replace the old one, which leaves a map intact.
     unsafe { memmap2::Mmap::map(file) }
 }

@@ -129,7 +129,7 @@ fn optional_value(proto: OptionalProto) -> Result<Value, Fault> {
 fn map_value(proto: MapProto) -> Result<Value, Fault> {
     let dtype = DType::from_onnx_code(proto.key_type);
     let keys: Vec<TensorValue> = match dtype {
-        Some(DType::String) => proto.string_keys.iter().map(|k| string_key(k)).collect(),
+        Some(DType::String) => proto.string_keys.iter().map(string_key).collect(),
         Some(dtype @ (DType::I8 | DType::I16 | DType::I32 | DType::I64)) => integer_keys(dtype, &proto.keys),
         Some(dtype @ (DType::U8 | DType::U16 | DType::U32 | DType::U64)) => integer_keys(dtype, &proto.keys),
         _ => return Err(fault("key_type of integers or strings", &proto.key_type.to_string())),

@@ -13,7 +13,10 @@ use crate::value::{Buffer, Data, TensorValue};
 const ALIGNMENT: usize = 64;
 
 /// Bytes of a dense form that a sparse constant may take when its value is asked for.
-const SPARSE_BYTES_MAX: u64 = 1 << 30;
+const SPARSE_BYTES_MAX: u64 = 256 << 20;
+
+/// Bytes that the dense form of a sparse constant may count: engines will make it, so more is a mistake.
+const SPARSE_DENSE_BYTES_MAX: u64 = 1 << 40;
 
 /// Type and shape of a tensor; dims are not negative and their product, in bytes, fits 63 bits.
 pub(crate) fn shape(tensor: &TensorProto, place: &str) -> Result<(DType, Vec<u64>, u64), Fault> {
@@ -122,6 +125,7 @@ fn typed(tensor: &mut TensorProto, dtype: DType) -> (&'static str, Vec<u8>) {
 }
 
 /// A constant of a model, in the one layout. Clones share the contents.
+#[derive(Clone)]
 pub(crate) struct Held {
     pub(crate) dtype: DType,
     pub(crate) dims: Vec<u64>,
@@ -129,6 +133,7 @@ pub(crate) struct Held {
     aligned: OnceLock<Buffer>,
 }
 
+#[derive(Clone)]
 pub(crate) enum Content {
     Bytes(Blob),
     Strings(Vec<Blob>),
@@ -255,6 +260,10 @@ pub(crate) fn sparse(tensor: &SparseTensorProto, place: &str) -> Result<(DType, 
     let Some((dims, elements)) = sizes(&tensor.dims) else {
         return fault("dims", "sizes from 0".into(), format!("{:?}", Shown(&tensor.dims)));
     };
+    if dtype.bytes_of(elements) > SPARSE_DENSE_BYTES_MAX {
+        let found = format!("{:?}", Shown(&tensor.dims));
+        return fault("dims", format!("at most {SPARSE_DENSE_BYTES_MAX} bytes as a dense tensor"), found);
+    }
     let (index_type, index_dims, _) = shape(indices, place)?;
     let linear = index_dims == [count];
     if value_dims.len() != 1 || index_type != DType::I64 || !(linear || index_dims == [count, dims.len() as u64]) {
@@ -265,7 +274,7 @@ pub(crate) fn sparse(tensor: &SparseTensorProto, place: &str) -> Result<(DType, 
     let outside = |(i, b): (usize, &[u8])| {
         let index = i64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]);
         let bound = if linear { elements } else { dims[i % dims.len()] };
-        (!u64::try_from(index).is_ok_and(|index| index < bound)).then(|| (index, bound))
+        (!u64::try_from(index).is_ok_and(|index| index < bound)).then_some((index, bound))
     };
     match raw.chunks_exact(8).enumerate().find_map(outside) {
         Some((index, bound)) => fault("indices", format!("positions from 0 below {bound}"), index.to_string()),

@@ -147,7 +147,7 @@ fn pieces_of_any_labelling_fit_together() {
     g.value_info = (1..40).map(|i| float(&format!("t{i}"))).collect();
     let model = read(&model(g));
     for seed in 0..50u64 {
-        let labels: Vec<usize> = (0..40u64).map(|i| ((i * 31 + seed * 17) * (seed + 3) >> 3) as usize % 3).collect();
+        let labels: Vec<usize> = (0..40u64).map(|i| (((i * 31 + seed * 17) * (seed + 3)) >> 3) as usize % 3).collect();
         let groups = segment::form(&model.graph, &labels);
         let mut known: Vec<String> = vec!["t0".into()];
         for (_, nodes) in &groups {

@@ -3,6 +3,7 @@
 use tandem_ir::graph::Attr;
 use tandem_ir::{DType, Dim, Kind, Origin};
 use tandem_onnx::cut::cut_whole;
+use tandem_onnx::import::{Options, import_with};
 use tandem_onnx::value::Data;
 use tandem_onnx_proto::{
     AttributeProto, DimValue, GraphProto, OperatorSetIdProto, SparseTensorProto, TensorProto, TypeProto,
@@ -311,6 +312,32 @@ fn typed_fields_and_raw_bytes_are_one() {
         g.initializer[0] = TensorProto::from_raw("w", value.dtype.onnx_code(), &[2], value.bytes().to_vec());
         assert_eq!(read(&model(g)).fingerprint(), typed.fingerprint(), "{:?}", value.dtype);
     }
+}
+
+#[test]
+fn a_model_is_shared_between_threads() {
+    fn shared<T: Send + Sync>(_: &T) {}
+    shared(&read(&model(graph(vec![], &["x"], &["x"]))));
+}
+
+#[test]
+fn weights_need_not_be_hashed() {
+    let mut g = graph(vec![node("Add", &["x", "w"], &["y"])], &["x"], &["y"]);
+    g.initializer.push(weight("w", 100_000));
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("m.onnx");
+    let mut bytes = tandem_onnx_proto::Message::encode(&model(g));
+    let fingerprint = |hash_weights: bool, bytes: &[u8]| {
+        std::fs::write(&path, bytes).expect("written");
+        import_with(&path, Options { hash_weights }).unwrap_or_else(|e| panic!("{e}")).fingerprint()
+    };
+    let (whole, structure) = (fingerprint(true, &bytes), fingerprint(false, &bytes));
+    assert_ne!(whole, structure);
+    // The middle of the file is inside the weight.
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    assert_ne!(whole, fingerprint(true, &bytes));
+    assert_eq!(structure, fingerprint(false, &bytes));
 }
 
 #[test]
