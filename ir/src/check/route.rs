@@ -155,6 +155,9 @@ fn happens_before(route: &Route) -> Before {
     Before(before)
 }
 
+/// A value on a device.
+type Place = (usize, usize);
+
 /// Where a value comes to be on a device: before the first step, or by a step.
 #[derive(Clone, Copy)]
 enum Source {
@@ -165,12 +168,11 @@ enum Source {
 /// Every value is on the device that reads it, from a step known to be done; outputs end on the host; nothing is freed before
 /// its last reader or twice.
 fn values(route: &Route, before: &Before, out: &mut Collect<'_>) {
-    let mut sources: BTreeMap<(usize, usize), Source> =
-        route.inputs.iter().map(|t| ((*t, HOST), Source::Fed)).collect();
-    let mut reads: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
+    let mut sources: BTreeMap<Place, Source> = route.inputs.iter().map(|t| ((*t, HOST), Source::Fed)).collect();
+    let mut reads: BTreeMap<Place, Vec<usize>> = BTreeMap::new();
     let name = |t: usize| route.tensors[t].name.as_str();
     for (i, step) in route.steps.iter().enumerate() {
-        let (read, made): (Vec<(usize, usize)>, Vec<(usize, usize)>) = match step.action {
+        let (read, made): (Vec<Place>, Vec<Place>) = match step.action {
             Action::Run(s) => {
                 let segment = &route.segments[s];
                 let at = |list: &[usize]| list.iter().map(|t| (*t, segment.device)).collect();
@@ -207,8 +209,8 @@ fn values(route: &Route, before: &Before, out: &mut Collect<'_>) {
 fn frees(
     route: &Route,
     before: &Before,
-    sources: &BTreeMap<(usize, usize), Source>,
-    reads: &BTreeMap<(usize, usize), Vec<usize>>,
+    sources: &BTreeMap<Place, Source>,
+    reads: &BTreeMap<Place, Vec<usize>>,
     out: &mut Collect<'_>,
 ) {
     let mut freed = HashSet::new();

@@ -69,7 +69,7 @@ fn parse_exact(text: &str, units: Units, expected: &str) -> Result<u64, String> 
 fn print_exact(value: u64, units: Units, digits: usize) -> String {
     for (unit, scale) in units {
         let binary = scale.is_power_of_two() && *scale > 1;
-        if value < *scale && *scale > 1 || binary && value % scale != 0 {
+        if value < *scale && *scale > 1 || binary && !value.is_multiple_of(*scale) {
             continue;
         }
         let (whole, mut rest, mut fraction) = (value / scale, u128::from(value % scale), String::new());
