@@ -28,8 +28,23 @@ pub fn bottleneck(problem: &Problem) -> Nanos {
     busiest(problem, &(0..problem.lane_count()).map(lanes).collect::<Vec<_>>())
 }
 
+/// Placements met on the way to [`bottleneck`]'s floor: each the cheapest at some prices.
+pub fn placements(problem: &Problem) -> Vec<Vec<u8>> {
+    let lanes = |q: usize| problem.devices.get(q).map_or(1, |d| u64::from(d.lanes.max(1)));
+    let mut met = vec![];
+    priced(problem, &(0..problem.lane_count()).map(lanes).collect::<Vec<_>>(), &mut |devices| {
+        met.push(devices.to_vec())
+    });
+    met
+}
+
 /// The best floor of max over lanes of busy / instances that priced cuts prove.
 fn busiest(problem: &Problem, instances: &[u64]) -> Nanos {
+    priced(problem, instances, &mut |_| ())
+}
+
+/// Raises prices round by round, shows each round's placement, and returns the best floor.
+fn priced(problem: &Problem, instances: &[u64], show: &mut dyn FnMut(&[u8])) -> Nanos {
     let lanes = problem.lane_count();
     let mut cut = MinCut::default();
     let mut price: Vec<u64> =
@@ -41,6 +56,7 @@ fn busiest(problem: &Problem, instances: &[u64]) -> Nanos {
         let weight: u128 = price.iter().zip(instances).map(|(p, n)| u128::from(*p) * u128::from(*n)).sum();
         let value = u64::try_from(floor.div_ceil(weight.max(1))).unwrap_or(u64::MAX);
         best = best.max(value);
+        show(&devices);
         reprice(problem, &devices, instances, &mut price, round);
     }
     Nanos(best)

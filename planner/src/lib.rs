@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod baselines;
 pub mod bound;
 pub mod build;
 pub mod chain;
@@ -14,6 +15,7 @@ pub mod enumerate;
 pub mod error;
 pub mod maxflow;
 pub mod mincut;
+pub mod moves;
 pub mod plan;
 pub mod problem;
 pub mod search;

@@ -6,15 +6,19 @@
 use std::fmt;
 use std::str::FromStr;
 
+use rayon::prelude::*;
+
 use tandem_ir::limits::SEGMENTS_MAX;
 use tandem_ir::plan::Objective;
 use tandem_ir::units::Nanos;
 
+use crate::chain::chain;
 use crate::error::PlanError;
 use crate::mincut::{self, MinCut};
-use crate::problem::Problem;
+use crate::problem::{HOST, Problem};
 use crate::segments::{self, Segments};
 use crate::timeline::{self, Score};
+use crate::{baselines, bound, enumerate, moves};
 
 /// How a placement is searched for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -186,33 +190,48 @@ pub fn judge_devices(problem: &Problem, devices: &[u8]) -> Vec<Candidate> {
     ways.into_iter().filter_map(|s| judge(problem, s)).collect()
 }
 
-/// Everything on one device, where that is possible.
+/// Everything on one device but what cannot run there.
 pub fn single(problem: &Problem, device: usize) -> Vec<Candidate> {
-    judge(problem, Segments::single(problem, device)).into_iter().collect()
+    let devices = baselines::preferring(problem, device);
+    judge(problem, segments::absorbed(problem, &devices)).into_iter().collect()
 }
 
-/// Minimum cuts at unit prices, with launches, and with one lane after another dearer.
-pub fn cuts(problem: &Problem) -> Vec<Candidate> {
+fn judge_all(problem: &Problem, placements: &[Vec<u8>]) -> (Vec<Candidate>, u64) {
+    let candidates: Vec<Candidate> = placements.iter().flat_map(|p| judge_devices(problem, p)).collect();
+    let scored = candidates.len() as u64;
+    (candidates, scored)
+}
+
+/// Minimum cuts at the prices worth trying, each placement once.
+pub fn cuts(problem: &Problem, objective: Objective) -> Vec<Vec<u8>> {
     let mut cut = MinCut::default();
-    let mut found = vec![];
-    for objective in objectives(problem) {
-        if let Some((devices, _)) = cut.all(problem, &objective) {
-            found.extend(judge_devices(problem, &devices));
-        }
+    let prices = prices(problem, objective);
+    let mut found: Vec<Vec<u8>> =
+        prices.iter().filter_map(|o| cut.all(problem, o)).map(|(devices, _)| devices).collect();
+    if objective == Objective::Throughput {
+        found.extend(bound::placements(problem));
     }
+    found.sort_unstable();
+    found.dedup();
     found
 }
 
-/// Prices worth trying: equal, each device twice, four and eight times as dear, all with launches charged at crossings too.
-fn objectives(problem: &Problem) -> Vec<mincut::Objective> {
+/// Equal prices without and with launches charged at crossings, each device two and four times as dear (work moves to the
+/// others), and, for throughput, copies at a quarter (they overlap).
+fn prices(problem: &Problem, objective: Objective) -> Vec<mincut::Objective> {
     let unit = mincut::Objective { price: vec![4; problem.lane_count()], launch: false };
     let mut all = vec![unit.clone(), mincut::Objective { launch: true, ..unit.clone() }];
     for d in 0..problem.devices.len() {
-        for times in [2, 4, 8] {
+        for times in [2, 4] {
             let mut dear = mincut::Objective { launch: true, ..unit.clone() };
             dear.price[d] *= times;
             all.push(dear);
         }
+    }
+    if objective == Objective::Throughput {
+        let mut cheap = unit;
+        cheap.price[problem.devices.len()..].fill(1);
+        all.push(cheap);
     }
     all
 }
@@ -220,15 +239,130 @@ fn objectives(problem: &Problem) -> Vec<mincut::Objective> {
 /// Runs one method.
 ///
 /// # Errors
-/// Where the method does not apply (too large for enumeration, no second device), or finds no runnable placement.
-pub fn search(problem: &Problem, method: Method, goal: Goal, _budget: u64) -> Result<Found, PlanError> {
+/// Where the method does not apply (too large for enumeration, no second device), or finds no placement that can run.
+pub fn search(problem: &Problem, method: Method, goal: Goal, budget: u64) -> Result<Found, PlanError> {
     let mut pool = Pool::new(goal);
-    for d in 0..problem.devices.len() {
-        let found = single(problem, d);
-        pool.offer(&format!("{}-only", problem.devices[d].name), found, 1);
+    let refuse = |reason: String| PlanError::Method { method: method.to_string(), reason };
+    let mut stopped = "all candidates scored".to_owned();
+    match method {
+        Method::Auto => stopped = auto(problem, goal, budget, &mut pool),
+        Method::CpuOnly => pool.offer("cpu-only", single(problem, HOST), 1),
+        Method::GpuOnly => {
+            let far = 1..problem.devices.len();
+            if far.is_empty() {
+                return Err(refuse("the machine has no accelerator".into()));
+            }
+            far.for_each(|d| pool.offer(&format!("{}-only", problem.devices[d].name), single(problem, d), 1));
+        }
+        Method::ModelLevel => singles(problem, &mut pool),
+        Method::Exhaustive => exhaustive(problem, goal, &mut pool).map_err(refuse)?,
+        Method::Random(seed) => {
+            let drawn = baselines::random(problem, seed).and_then(|s| judge(problem, s));
+            pool.offer(&method.to_string(), drawn.into_iter().collect(), 1);
+        }
+        Method::None => return Err(refuse("it rebuilds an authored placement, and there is none".into())),
+        Method::Cut | Method::Chain | Method::BlockLevel | Method::Greedy | Method::Heft => {
+            let (found, scored) = judge_all(problem, &placements(problem, method, goal.objective));
+            pool.offer(&method.to_string(), found, scored);
+        }
     }
-    let found = cuts(problem);
-    pool.offer("cut", found, 1);
-    let none = || PlanError::Method { method: method.to_string(), reason: "it finds no placement that can run".into() };
-    pool.finish("all candidates scored").ok_or_else(none)
+    pool.finish(&stopped)
+        .ok_or_else(|| refuse(format!("it finds no placement of at most {SEGMENTS_MAX} segments that can run")))
+}
+
+/// What a placement method proposes.
+fn placements(problem: &Problem, method: Method, objective: Objective) -> Vec<Vec<u8>> {
+    match method {
+        Method::Cut => cuts(problem, objective),
+        Method::Chain => {
+            let all = prices(problem, objective);
+            all.iter().filter_map(|o| chain(problem, o)).map(|(devices, _)| devices).collect()
+        }
+        Method::BlockLevel => baselines::block_level(problem, &prices(problem, objective), &mut MinCut::default()),
+        Method::Greedy => baselines::list_placement(problem, false).into_iter().collect(),
+        Method::Heft => baselines::list_placement(problem, true).into_iter().collect(),
+        _ => vec![],
+    }
+}
+
+fn singles(problem: &Problem, pool: &mut Pool) {
+    for d in 0..problem.devices.len() {
+        pool.offer(&format!("{}-only", problem.devices[d].name), single(problem, d), 1);
+    }
+}
+
+/// Every set of segments where that is little, else every placement in the usual segments.
+fn exhaustive(problem: &Problem, goal: Goal, pool: &mut Pool) -> Result<(), String> {
+    let (mut best, mut scored): (Option<(Key, Candidate)>, u64) = (None, 0);
+    let mut take = |candidate: Candidate| {
+        scored += 1;
+        let key = goal.key(&candidate.score);
+        if best.as_ref().is_none_or(|(known, c)| (key, &candidate.segments) < (*known, &c.segments)) {
+            best = Some((key, candidate));
+        }
+    };
+    let count = enumerate::placement_count(problem);
+    if problem.atoms.len() <= enumerate::segmentations_max(problem.devices.len()) {
+        enumerate::segmentations(problem, &mut |s| {
+            if let Ok(score) = timeline::score(problem, &s) {
+                take(Candidate { segments: s, score });
+            }
+        });
+    } else if count <= enumerate::PLACEMENTS_MAX {
+        enumerate::placements(problem, &mut |devices| judge_devices(problem, devices).into_iter().for_each(&mut take));
+    } else {
+        let max = enumerate::PLACEMENTS_MAX;
+        return Err(format!(
+            "{} atoms have {count} placements, more than the {max} that are enumerated",
+            problem.atoms.len()
+        ));
+    }
+    pool.offer("exhaustive", best.into_iter().map(|b| b.1).collect(), scored);
+    Ok(())
+}
+
+/// Starting points that local search improves, each by itself.
+const STARTS: usize = 4;
+
+/// States a beam keeps.
+const BEAM_WIDTH: usize = 8;
+
+/// Largest problem a beam is run on: its states are copied atom by atom.
+const BEAM_ATOMS_MAX: usize = 2000;
+
+/// All cheap methods, then local search from the best different candidates.
+fn auto(problem: &Problem, goal: Goal, budget: u64, pool: &mut Pool) -> String {
+    singles(problem, pool);
+    if problem.devices.len() == 1 {
+        return "one device: nothing to place".into();
+    }
+    let mut starts: Vec<(Key, Candidate)> = vec![];
+    let mut spent = problem.devices.len() as u64;
+    let methods = [Method::Cut, Method::BlockLevel, Method::Chain, Method::Greedy, Method::Heft];
+    let mut proposals: Vec<(String, Vec<Vec<u8>>)> =
+        methods.par_iter().map(|m| (m.to_string(), placements(problem, *m, goal.objective))).collect();
+    if problem.atoms.len() <= BEAM_ATOMS_MAX {
+        proposals.push(("beam".into(), moves::beam(problem, BEAM_WIDTH)));
+    }
+    let judged: Vec<(String, (Vec<Candidate>, u64))> =
+        proposals.into_par_iter().map(|(name, p)| (name, judge_all(problem, &p))).collect();
+    starts.extend(pool.best().map(|c| (goal.key(&c.score), c.clone())));
+    for (name, (found, scored)) in judged {
+        starts.extend(found.iter().map(|c| (goal.key(&c.score), c.clone())));
+        pool.offer(&name, found, scored);
+        spent += scored;
+    }
+    starts.sort_by(|a, b| (&a.0, &a.1.segments).cmp(&(&b.0, &b.1.segments)));
+    starts.dedup_by(|a, b| a.1.segments == b.1.segments);
+    starts.truncate(STARTS);
+    let share = budget.saturating_sub(spent) / STARTS as u64;
+    let improved: Vec<(Candidate, u64, bool)> =
+        starts.into_par_iter().map(|(_, c)| moves::improve(problem, goal, c, share)).collect();
+    let scored = improved.iter().map(|i| i.1).sum();
+    let settled = improved.iter().all(|i| i.2);
+    pool.offer("local moves", improved.into_iter().map(|i| i.0).collect(), scored);
+    match settled {
+        true => "no move improves any of the best candidates".into(),
+        false => format!("{budget} candidates scored"),
+    }
 }

@@ -74,11 +74,13 @@ pub struct Shape {
     pub bytes: u64,
     /// Atoms look back at most this far for what they read; 0: anywhere.
     pub window: u64,
+    /// One duration in so many is missing; 0: every atom runs everywhere.
+    pub pin_one_in: u64,
 }
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { atoms: 8, devices: 2, path: false, launch: 20, time: 100, bytes: 60, window: 0 }
+        Self { atoms: 8, devices: 2, path: false, launch: 20, time: 100, bytes: 60, window: 0, pin_one_in: 12 }
     }
 }
 
@@ -95,8 +97,10 @@ pub fn random_problem_of(shape: Shape, seed: u64) -> Problem {
         values.len() - 1
     };
     for a in 0..shape.atoms {
-        let mut time: Vec<Option<Nanos>> =
-            devices.iter().map(|_| (!rng.one_in(12)).then(|| Nanos(rng.below(shape.time + 1)))).collect();
+        let mut time: Vec<Option<Nanos>> = devices
+            .iter()
+            .map(|_| (shape.pin_one_in == 0 || !rng.one_in(shape.pin_one_in)).then(|| Nanos(rng.below(shape.time + 1))))
+            .collect();
         if time.iter().all(Option::is_none) {
             time[0] = Some(Nanos(rng.below(shape.time + 1)));
         }
@@ -145,7 +149,8 @@ pub fn random_problem(seed: u64) -> Problem {
 
 /// A random DAG of the size of a model, for timing cuts: operators read the last few values, two devices.
 pub fn random_dag(atoms: usize, seed: u64) -> Problem {
-    let shape = Shape { atoms, launch: 20_000, time: 200_000, bytes: 400_000, window: 12, ..Shape::default() };
+    let shape =
+        Shape { atoms, launch: 20_000, time: 200_000, bytes: 400_000, window: 12, pin_one_in: 0, ..Shape::default() };
     random_problem_of(shape, seed)
 }
 

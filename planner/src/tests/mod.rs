@@ -1,4 +1,5 @@
 //! Tests across modules: exactness against enumeration, laws, whole plans.
 
 mod additive;
+mod judge;
 mod whole;
