@@ -1,7 +1,8 @@
 //! This machine: its processors, memory and engines, and how to get what is missing.
 //!
-//! Asked of the operating system and of CUDA's driver, never by running a model. What is not there is said, not guessed:
-//! rates are left out of the machine (the profiler measures), and [`rates::quick_rates`] gives figures only when asked.
+//! Asked of the operating system and of CUDA's driver, never by running a model. What is not there is said, not
+//! guessed: rates are left out of the machine (the profiler measures), and [`rates::quick_rates`] gives figures only
+//! when asked.
 
 mod cuda;
 mod lookup;
@@ -97,8 +98,8 @@ pub fn engines(ort: &OrtStatus, gpus: &Result<Vec<Gpu>, String>) -> Vec<EngineSt
     vec![built_in, cpu, cuda]
 }
 
-/// This machine as plans see it: the host CPU, and each GPU that CUDA's driver names. Rates are left out, and so are links'
-/// true figures: a GPU's are estimated from its PCIe connection until they are profiled, and its facts say so.
+/// This machine as plans see it: the host CPU, and each GPU that CUDA's driver names. Rates are left out, and so are
+/// links' true figures: a GPU's are estimated from its PCIe connection until they are profiled, and its facts say so.
 pub fn this_machine(ort: &OrtStatus) -> Machine {
     machine(ort, &system_facts(), &gpus())
 }

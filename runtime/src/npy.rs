@@ -1,7 +1,7 @@
 //! The `.npy` format (numpy's NEP 1, versions 1 to 3): one array, as a text header and its elements.
 //!
-//! Read: booleans, integers, floats of 2, 4 and 8 bytes, complex numbers, byte strings (`S`) and unicode strings (`U`), in
-//! either byte order, row- or column-major. Refused: pickled objects, structures, dates, extended precision.
+//! Read: booleans, integers, floats of 2, 4 and 8 bytes, complex numbers, byte strings (`S`) and unicode strings (`U`),
+//! in either byte order, row- or column-major. Refused: pickled objects, structures, dates, extended precision.
 //! Types that numpy has not (bf16, f8 and those narrower than a byte) are carried as raw unsigned integers; see
 //! [`crate::npz`] for how a member's name says so.
 
@@ -67,8 +67,8 @@ struct Header {
     dims: Vec<u64>,
 }
 
-/// Reads one array; `raw` is the type it really holds where numpy has none (see the module). Memory grows with the bytes
-/// that are really there, never with what a header claims.
+/// Reads one array; `raw` is the type it really holds where numpy has none (see the module). Memory grows with the
+/// bytes that are really there, never with what a header claims.
 ///
 /// # Errors
 /// The bytes are no such array, hold less or more than one, or are of a type that models cannot take.

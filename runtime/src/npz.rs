@@ -1,11 +1,13 @@
 //! Named arrays in files: `.npz` (numpy's archive of `.npy` members, stored or deflated) and single `.npy` files.
 //!
-//! numpy lacks some of ONNX's types. They are written as the unsigned integers that stand for them, and the member's name
-//! says which type it is: `NAME@bf16` holds `uint16`; `NAME@f8e5m2`, `NAME@u4`, `NAME@i2` and their like hold `uint8`, one
-//! element each (narrow types unpacked, the sign bit of a 4-bit number being bit 3). Such a suffix is taken off when read.
+//! numpy lacks some of ONNX's types. They are written as the unsigned integers that stand for them, and the member's
+//! name says which type it is: `NAME@bf16` holds `uint16`; `NAME@f8e5m2`, `NAME@u4`, `NAME@i2` and their like hold
+//! `uint8`, one element each (narrow types unpacked, the sign bit of a 4-bit number being bit 3). Such a suffix is
+//! taken off when read.
 //!
-//! Values that are no tensors: a sequence is written as `NAME[0]`, `NAME[1]`, ...; an optional as what it holds, or not at
-//! all; a map as `NAME.keys` and `NAME.values`. Files are written aside and renamed, so that none is ever half-written.
+//! Values that are no tensors: a sequence is written as `NAME[0]`, `NAME[1]`, ...; an optional as what it holds, or not
+//! at all; a map as `NAME.keys` and `NAME.values`. Files are written aside and renamed, so that none is ever
+//! half-written.
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Seek, Write};
@@ -88,7 +90,8 @@ pub fn read_archive(reader: impl Read + Seek, name: &Path) -> Result<Vec<(String
             return Err(fail(format!("expected members NAME.npy, found \"{member}\"")));
         };
         let (array_name, raw) = split_suffix(stem);
-        // One byte more than allowed is asked for, so that an array cut off at the bound is an error and not a short one.
+        // One byte more than allowed is asked for, so that an array cut off at the bound is an error and not a short
+        // one.
         let mut bounded = entry.take(left + 1);
         let array = npy::read(BufReader::new(&mut bounded), raw);
         let array =

@@ -1,7 +1,7 @@
 //! Batches as rows: taking a tensor apart along its batch axis, putting rows together, and padding.
 //!
-//! The axis is each tensor's own (recurrent states have it second). Rows keep the axis, so that stacking them again gives
-//! the same tensor. Elements narrower than a byte are refused: a row of them need not begin at a byte.
+//! The axis is each tensor's own (recurrent states have it second). Rows keep the axis, so that stacking them again
+//! gives the same tensor. Elements narrower than a byte are refused: a row of them need not begin at a byte.
 
 use std::sync::Arc;
 

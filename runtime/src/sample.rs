@@ -2,11 +2,11 @@
 //!
 //! Floats are standard normal. Integers are followed to the operators that read them (`demands`): an index stays below
 //! the size of the axis it indexes, a trip count stays small, a mask is ones. Where an integer reaches an operator that
-//! demands a range and none can be inferred, the user is asked for a sample instead: a made-up index would fail, or read
-//! the wrong row without a word.
+//! demands a range and none can be inferred, the user is asked for a sample instead: a made-up index would fail, or
+//! read the wrong row without a word.
 //!
-//! Values depend on the seed, the input's position and its shape only. Rows differ wherever the range leaves a choice, as a
-//! proof of batching needs.
+//! Values depend on the seed, the input's position and its shape only. Rows differ wherever the range leaves a choice,
+//! as a proof of batching needs.
 
 mod demands;
 mod fill;
@@ -76,7 +76,8 @@ fn shape(graph: &Graph, id: TensorId, dims: &BTreeMap<String, Vec<u64>>) -> Resu
 fn choose(graph: &Graph, id: TensorId, dtype: DType, bound: &BTreeMap<&str, &[u64]>) -> Result<Fill, String> {
     let tensor = graph.tensor(id);
     let demand = demands::of(graph, id, bound);
-    let integer = !dtype.is_float() && dtype.bits() >= 8 && !matches!(dtype, DType::Bool);
+    use DType::{I8, I16, I32, I64, U8, U16, U32, U64};
+    let integer = matches!(dtype, I8 | I16 | I32 | I64 | U8 | U16 | U32 | U64);
     if !integer {
         return Ok(demand.fill.or_else(|| float_by_name(&tensor.name)).unwrap_or(Fill::Any));
     }

@@ -1,5 +1,5 @@
-//! The timing emulator: a device that plays the steps' planned durations, in virtual or wall time, and the loop that runs
-//! a route on it.
+//! The timing emulator: a device that plays the steps' planned durations, in virtual or wall time, and the loop that
+//! runs a route on it.
 //!
 //! It computes nothing and reads no profile. With jitter and faults off and one batch in flight its makespan is the
 //! planner's to the nanosecond; that the two agree is a test of both, so nothing here is shared with the planner.
@@ -47,8 +47,8 @@ struct Lane {
     queue: VecDeque<(Time, Ticket, Nanos)>,
     running: Option<(Time, Ticket)>,
     free_at: Time,
-    /// Batches (route, batch) that had a command fail here: their later commands are skipped. The newest few, for no more
-    /// can be in flight.
+    /// Batches (route, batch) that had a command fail here: their later commands are skipped. The newest few, for no
+    /// more can be in flight.
     failed: Vec<(u32, u64)>,
 }
 
@@ -229,12 +229,12 @@ pub struct PipelinedEmulation {
     pub busy: Vec<Nanos>,
 }
 
-/// Plays batches of a route back to back on the same lanes: the next one begins when fewer than `in_flight` are on their
-/// way, and where two batches could submit, the older one goes first.
+/// Plays batches of a route back to back on the same lanes: the next one begins when fewer than `in_flight` are on
+/// their way, and where two batches could submit, the older one goes first.
 ///
 /// # Errors
-/// The route is inconsistent, a count is zero or beyond its bound (see [`crate::limits`]), or a step fails as the options
-/// say.
+/// The route is inconsistent, a count is zero or beyond its bound (see [`crate::limits`]), or a step fails as the
+/// options say.
 pub fn emulate_batches(
     route: &Route,
     batches: usize,

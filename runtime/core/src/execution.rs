@@ -1,11 +1,12 @@
 //! The interpreter of one route for one batch: which steps may be submitted, which are done.
 //!
 //! A lane is an in-order queue, so a step may be submitted as soon as every earlier step of its lane is submitted and
-//! every step it comes after is done, or is itself earlier on its lane. There is no other choice to make here: what runs
-//! where and in which order is the plan's.
+//! every step it comes after is done, or is itself earlier on its lane. There is no other choice to make here: what
+//! runs where and in which order is the plan's.
 //!
-//! Deliberately absent: time, devices, data. The caller submits what [`Execution::poll_step`] names and says what became
-//! of it. Every call takes constant time (amortised over the route's edges), and nothing is allocated after `new`.
+//! Deliberately absent: time, devices, data. The caller submits what [`Execution::poll_step`] names and says what
+//! became of it. Every call takes constant time (amortised over the route's edges), and nothing is allocated after
+//! `new`.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! The sans-IO heart of the runtime: execution, device interface, timing emulator.
 //!
 //! Pure: this crate never reads a clock, blocks, spawns a thread or touches a tensor's contents. Time comes in as an
-//! argument and never goes backwards; data is named by handle, a value's position in its route and the device it lies on.
-//! It depends on `tandem-ir` alone and knows no engine.
+//! argument and never goes backwards; data is named by handle, a value's position in its route and the device it lies
+//! on. It depends on `tandem-ir` alone and knows no engine.
 //!
 //! - [`execution`]: which steps of a route may be submitted now, for one batch.
 //! - [`device`]: what engines, CUDA and the emulator look like from here.

@@ -1,9 +1,9 @@
 //! What is alive where while a route runs, and the peak of it.
 //!
-//! A value (tensor, device) is alive from the start of the step that writes it there (graph inputs: from the beginning, in
-//! the host's memory) to the end of the step that frees it. A segment's workspace is alive while it runs. Weights are kept
-//! apart ([`MemoryUse::weights`](tandem_ir::plan::MemoryUse)), for all batches share them. Of two steps that meet in a
-//! moment, the one that ends is handled first.
+//! A value (tensor, device) is alive from the start of the step that writes it there (graph inputs: from the beginning,
+//! in the host's memory) to the end of the step that frees it. A segment's workspace is alive while it runs. Weights
+//! are kept apart ([`MemoryUse::weights`](tandem_ir::plan::MemoryUse)), for all batches share them. Of two steps that
+//! meet in a moment, the one that ends is handled first.
 
 use std::fmt;
 
@@ -56,8 +56,8 @@ impl fmt::Display for Excess {
     }
 }
 
-/// Peak bytes alive by position of the device, when the steps run one at a time in the order of the list. A floor of what
-/// steps side by side may need.
+/// Peak bytes alive by position of the device, when the steps run one at a time in the order of the list. A floor of
+/// what steps side by side may need.
 ///
 /// # Errors
 /// The first step that reads or frees a value where it is not, or writes one that is there already.
@@ -73,15 +73,15 @@ pub fn peak_in_order(route: &Route) -> Result<Vec<Bytes>, MemoryError> {
 /// Peak bytes alive by position of the device, when the steps run at these moments.
 ///
 /// # Errors
-/// The first step that reads a value before it is written or after it is freed, frees one that is not there, or writes one
-/// that is there already.
+/// The first step that reads a value before it is written or after it is freed, frees one that is not there, or writes
+/// one that is there already.
 ///
 /// # Panics
 /// If there is not one span a step.
 pub fn peak(route: &Route, spans: &[Span]) -> Result<Vec<Bytes>, MemoryError> {
     assert_eq!(spans.len(), route.steps.len(), "one span a step");
-    // At one moment: what ends, then what starts; a step of no length ends after its own start, in list order with others
-    // of its kind, for they are in a topological order.
+    // At one moment: what ends, then what starts; a step of no length ends after its own start, in list order with
+    // others of its kind, for they are in a topological order.
     let mut events: Vec<(Time, bool, usize, bool)> = Vec::with_capacity(2 * spans.len());
     for (step, span) in spans.iter().enumerate() {
         let instant = span.start == span.end;

@@ -1,7 +1,7 @@
 //! A small seeded generator, for jitter and for tests: the same numbers on every machine, for ever.
 
-/// SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014): a counter behind a
-/// mixing function, so any seed is good and nearby seeds are unrelated. Not for secrets.
+/// SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014): a counter behind
+/// a mixing function, so any seed is good and nearby seeds are unrelated. Not for secrets.
 #[derive(Clone, Debug)]
 pub struct Rng(u64);
 

@@ -1,4 +1,5 @@
-//! What ran when, as a trace that Chrome (`chrome://tracing`) and Perfetto read: a row a lane, predicted beside measured.
+//! What ran when, as a trace that Chrome (`chrome://tracing`) and Perfetto read: a row a lane, predicted beside
+//! measured.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -84,8 +85,8 @@ fn describe(route: &Route, action: Action) -> (String, &'static str) {
     }
 }
 
-/// The trace as Chrome's JSON object format. Lanes come in the order in which they are first named, each with its predicted
-/// row above its measured one; rows without events are left out.
+/// The trace as Chrome's JSON object format. Lanes come in the order in which they are first named, each with its
+/// predicted row above its measured one; rows without events are left out.
 pub fn chrome_trace(events: &[TraceEvent]) -> String {
     let mut lanes: BTreeMap<&str, usize> = BTreeMap::new();
     let mut rows: BTreeMap<usize, (&str, TraceKind)> = BTreeMap::new();

@@ -1,7 +1,7 @@
 //! GPUs, asked of CUDA's driver in a way that cannot panic where it is absent.
 //!
-//! cudarc's functions panic when the library, or one function of it, cannot be loaded. So the library is looked for first,
-//! and only functions that every driver since CUDA 4 has are called.
+//! cudarc's functions panic when the library, or one function of it, cannot be loaded. So the library is looked for
+//! first, and only functions that every driver since CUDA 4 has are called.
 
 #![allow(unsafe_code)]
 

@@ -1,4 +1,5 @@
-//! Where ONNX Runtime's library is: a flag, `ORT_DYLIB_PATH`, beside the binary, the active Python environment, the system.
+//! Where ONNX Runtime's library is: a flag, `ORT_DYLIB_PATH`, beside the binary, the active Python environment, the
+//! system.
 //!
 //! The wheel carries the library as `onnxruntime/capi/libonnxruntime.so.VERSION`, beside one that Python loads and that
 //! cannot be used here. Python itself is asked last among the environments, for starting it takes tens of milliseconds.

@@ -1,4 +1,5 @@
-//! Rates of this CPU, measured in about a tenth of a second: for machine files that describe an accelerator beside *this* CPU.
+//! Rates of this CPU, measured in about a tenth of a second: for machine files that describe an accelerator beside
+//! *this* CPU.
 //!
 //! Rough by design (one size of matrices, a few repeats): plans for this machine are made from profiles.
 

@@ -105,7 +105,8 @@ fn memory_limit(root: &Path, groups: &str) -> Option<Bytes> {
         };
         let top = root.join(mount);
         let mut folder = top.join(group.trim_start_matches('/'));
-        // In a container the group's path may be the host's, and not visible: its parents then lead to the mount itself.
+        // In a container the group's path may be the host's, and not visible: its parents then lead to the mount
+        // itself.
         loop {
             let limit = fs::read_to_string(folder.join(file)).ok().and_then(|t| t.trim().parse::<u64>().ok());
             least = least.into_iter().chain(limit).min();

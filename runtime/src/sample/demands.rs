@@ -1,11 +1,12 @@
 //! What the operators that read an input demand of its values, followed through operators that hand values on.
 //!
-//! Followed: casts, shape changes, slices, selections, additions of a constant, and bodies of control flow. What arithmetic
-//! makes of a value is not guessed: if that reaches an index, the demand is unknown. Comparisons and shapes end the way, for
-//! their results are bounded whatever was compared.
+//! Followed: casts, shape changes, slices, selections, additions of a constant, and bodies of control flow. What
+//! arithmetic makes of a value is not guessed: if that reaches an index, the demand is unknown. Comparisons and shapes
+//! end the way, for their results are bounded whatever was compared.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tandem_ir::graph::Attr;
 use tandem_ir::{DType, Dim, Graph, Node, NodeId, TensorId};
 
 use super::fill::Fill;
@@ -165,9 +166,16 @@ fn use_of(scope: &Scope<'_>, node: &Node, position: usize) -> Use {
         }
         ("GatherND" | "ScatterND", 1) => Use::Indexes(tuple_size(scope, node)),
         ("TensorScatter", 2) => Use::Wants(Fill::Constant(0)),
-        ("OneHot", 0) => Use::Indexes(constant(scope, node, 1).and_then(|d| u64::try_from(d).ok()).filter(|d| *d > 0)),
+        // Indices beyond the depth are legal, and make empty rows: only a depth that is known is kept to.
+        ("OneHot", 0) => match constant(scope, node, 1).and_then(|d| u64::try_from(d).ok()) {
+            Some(depth) if depth > 0 => Use::Indexes(Some(depth)),
+            _ => Use::Free,
+        },
+        ("NegativeLogLikelihoodLoss" | "SoftmaxCrossEntropyLoss", 1) => Use::Indexes(axis_size(scope, node, 0, 1)),
+        ("MaxUnpool", 1) => Use::Indexes(elements(scope, node, 0)),
+        ("Attention", 6) => Use::Wants(lengths(axis_size(scope, node, 1, -2))),
         ("Range", _) => Use::Wants([Fill::Constant(0), Fill::Integers(1, 5), Fill::Constant(1)][position.min(2)]),
-        ("Slice", 1) | ("CumSum", 1) | ("SequenceAt" | "SequenceErase", 1) | ("SequenceInsert", 2) => {
+        ("Slice", 1) | ("CumSum" | "CumProd", 1) | ("SequenceAt" | "SequenceErase", 1) | ("SequenceInsert", 2) => {
             Use::Wants(Fill::Constant(0))
         }
         ("Slice", 2) => Use::Wants(Fill::Constant(i32::MAX as u64)),
@@ -179,7 +187,15 @@ fn use_of(scope: &Scope<'_>, node: &Node, position: usize) -> Use {
         }
         ("TopK", 1) => Use::Wants(Fill::Constant(1)),
         ("Tile", 1) => Use::Wants(Fill::Integers(1, 3)),
+        // Other modes take no more than the axis has.
+        ("Pad", 1) if node.attrs.get("mode").is_some_and(|m| *m != Attr::Text(b"constant".to_vec())) => {
+            Use::Wants(Fill::Constant(0))
+        }
         ("Pad", 1) | ("Trilu", 1) => Use::Wants(Fill::Integers(0, 2)),
+        // Distinct axes: the first few.
+        ("Slice" | "Pad", 3) | ("Unsqueeze", 1) => Use::Wants(Fill::Positions(None)),
+        (n, 1) if n.starts_with("Reduce") => Use::Wants(Fill::Positions(None)),
+        ("DequantizeLinear" | "QuantizeLinear", 2) | ("ConvInteger", 2 | 3) => Use::Wants(Fill::Constant(0)),
         ("RNN" | "LSTM" | "GRU", 4) => Use::Wants(lengths(axis_size(scope, node, 0, node.int("layout", 0)))),
         ("ReverseSequence", 1) => Use::Wants(lengths(axis_size(scope, node, 0, node.int("time_axis", 0)))),
         ("Div" | "Mod", 1) => Use::Wants(Fill::Integers(1, 5)),
@@ -189,9 +205,8 @@ fn use_of(scope: &Scope<'_>, node: &Node, position: usize) -> Use {
         ("Dropout", 1) => Use::Wants(Fill::Unit),
         // Training mode would draw random numbers, and no two runs would agree.
         ("Dropout", 2) => Use::Wants(Fill::Constant(0)),
-        ("Reshape" | "Squeeze" | "Unsqueeze" | "Split", 1) | ("Slice", 3) | ("Resize", 3) | ("Pad", 3) => Use::Cannot,
+        ("Reshape" | "Squeeze" | "Split" | "SplitToSequence", 1) | ("Resize", 3) | ("MaxUnpool", 2) => Use::Cannot,
         ("AffineGrid", 1) | ("CenterCropPad", 1) | ("Col2Im", 1 | 2) | ("DFT", 1 | 2) | ("STFT", 1 | 3) => Use::Cannot,
-        (n, 1) if n.starts_with("Reduce") => Use::Cannot,
         ("Cast", 0) => cast(scope, node),
         ("CastLike", 0) => Use::Passes,
         _ => arithmetic(scope, node, position),
@@ -269,6 +284,12 @@ fn axis_size(scope: &Scope<'_>, node: &Node, input: usize, axis: i64) -> Option<
     let dims = dims_of(scope, node.inputs.get(input).copied().flatten()?)?;
     let axis = if axis < 0 { axis + dims.len() as i64 } else { axis };
     dims.get(usize::try_from(axis).ok()?).copied().flatten().filter(|size| *size > 0)
+}
+
+/// Number of elements of one of the node's inputs.
+fn elements(scope: &Scope<'_>, node: &Node, input: usize) -> Option<u64> {
+    let dims = dims_of(scope, node.inputs.get(input).copied().flatten()?)?;
+    dims.into_iter().try_fold(1u64, |a, d| a.checked_mul(d?)).filter(|n| *n > 0)
 }
 
 /// The least size that any part of an index tuple may have.

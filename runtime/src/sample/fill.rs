@@ -36,6 +36,11 @@ impl Fill {
     pub(super) fn tensor(self, dtype: DType, dims: &[u64], rng: &mut Rng) -> Option<TensorValue> {
         use DType::*;
         match dtype {
+            // Zero is no bits set in all types but the one that has no zero.
+            U4 | I4 | F4E2M1 | U2 | I2 | F8E4M3FN | F8E5M2 | F8E4M3FNUZ | F8E5M2FNUZ if self == Fill::Constant(0) => {
+                let elements = dims.iter().product();
+                Some(TensorValue::new(dtype, dims.to_vec(), vec![0; dtype.bytes_of(elements) as usize]))
+            }
             String => Some(words(dims, rng)),
             Bool => Some(build(dtype, dims, |_, out| out.push(self.boolean(rng)))),
             U8 | I8 | U16 | I16 | U32 | I32 | U64 | I64 => {
@@ -61,7 +66,8 @@ impl Fill {
                 (F16, x) => out.extend_from_slice(&f16::from_f64(x).to_le_bytes()),
                 (_, x) => out.extend_from_slice(&bf16::from_f64(x).to_le_bytes()),
             })),
-            // Codes below that of 2.0 in magnitude, away from the types' NaN and infinity. 0x80 is NaN in the FNUZ types.
+            // Codes below that of 2.0 in magnitude, away from the types' NaN and infinity. 0x80 is NaN in the FNUZ
+            // types.
             F8E4M3FN | F8E5M2 | F8E4M3FNUZ | F8E5M2FNUZ => Some(build(dtype, dims, |_, out| {
                 out.push((1 + rng.below(0x3f) as u8) | ((rng.u64() as u8) & 0x80));
             })),

@@ -122,6 +122,8 @@ fn counts_and_lengths_are_small() {
     assert_eq!(wants("Tile", &["table", "x"]), (1, 2));
     assert_eq!(wants("Expand", &["table", "x"]), (1, 1));
     assert_eq!(wants("Mod", &["table", "x"]), (1, 4));
+    assert_eq!(wants("ReduceSum", &["table", "x"]), (0, 5));
+    assert_eq!(wants("SoftmaxCrossEntropyLoss", &["table", "x"]), (0, 2));
     assert_eq!(wants("LSTM", &["table", "table", "table", "", "x"]), (1, 10));
 }
 

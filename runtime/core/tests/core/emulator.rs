@@ -107,7 +107,8 @@ fn a_failure_skips_the_rest_of_its_batch_on_the_lane() {
     assert!(matches!(device.submit(Time(100), lost), Err(DeviceError::NoSuchLane { lane: 1, lanes: 1, .. })));
 }
 
-/// In wall time the driver comes late: a queued command starts when its lane is free, a new one not before it is submitted.
+/// In wall time the driver comes late: a queued command starts when its lane is free, a new one not before it is
+/// submitted.
 #[test]
 fn late_polls_do_not_stretch_a_lane() {
     let route = Arc::new(routes::timed(1, &[(0, 10, &[]), (0, 10, &[]), (0, 10, &[])]));

@@ -83,8 +83,8 @@ pub fn random(seed: u64) -> Route {
     route(lanes, vec![], vec![], steps)
 }
 
-/// When each step runs, by repeating start = max(end of the previous step of its lane, ends of what it comes after) until
-/// nothing changes. Knows nothing of events.
+/// When each step runs, by repeating start = max(end of the previous step of its lane, ends of what it comes after)
+/// until nothing changes. Knows nothing of events.
 pub fn fixed_point(route: &Route) -> Vec<(u64, u64)> {
     let mut spans = vec![(0, 0); route.steps.len()];
     loop {
