@@ -83,7 +83,9 @@ fn files_and_functions_stay_short() {
         for (start, line) in lines.iter().enumerate() {
             let indent = line.len() - line.trim_start().len();
             let body = line.trim_start();
-            let is_fn = ["fn ", "pub fn ", "pub(crate) fn ", "pub(super) fn ", "unsafe fn "].iter().any(|p| body.starts_with(p));
+            let is_fn = ["fn ", "pub fn ", "pub(crate) fn ", "pub(super) fn ", "unsafe fn "]
+                .iter()
+                .any(|p| body.starts_with(p));
             if !is_fn || body.ends_with(';') || body.ends_with('}') {
                 continue;
             }

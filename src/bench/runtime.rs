@@ -1,0 +1,185 @@
+//! What tandem costs: an unsplit plan against the bare engine, and each further segment against the bare pieces.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, bail};
+use tandem_ir::machine::Rates;
+use tandem_ir::plan::{Batching, Objective, Part, Route};
+use tandem_ir::{DType, Fingerprint, Machine, placement};
+use tandem_onnx::cut;
+use tandem_onnx::import::Model;
+use tandem_onnx::value::Value;
+use tandem_planner::plan::{BUDGET, PlanInput, RebuildInput};
+use tandem_planner::search::Method;
+use tandem_runtime::driver::{RouteRunner, RunnerOptions};
+use tandem_runtime::engine::{Engine, Session, SessionOptions};
+use tandem_runtime::profiler;
+
+use super::{Line, seconds, stats};
+use crate::cli::{BenchCommon, BindArgs};
+use crate::commands;
+use crate::context::Context;
+use crate::{binding, prepare};
+
+/// Segments of the split plan.
+const SPLIT: usize = 8;
+/// Most times the bare engine's time an unsplit plan may take.
+const UNSPLIT_RATIO_MAX: f64 = 1.02;
+/// Most microseconds of tandem's own time a further segment may take.
+const SEGMENT_US_MAX: f64 = 30.0;
+
+/// Measures all models.
+pub fn run(context: &Context, models: &[String], common: &BenchCommon) -> Result<Vec<Line>> {
+    let engine = context.engine()?;
+    let machine = machine(context)?;
+    let threads = machine.devices[0].cores.max(1);
+    context.say(&format!("{} {}, {threads} threads, batch 1", engine.name(), engine.version()));
+    let mut lines = vec![];
+    for reference in models {
+        let mut model = prepare::open(context, reference, None)?;
+        prepare::bind(&mut model, reference, &BindArgs::default())?;
+        commands::profile::observe(context, &mut model, &BindArgs::default())?;
+        let name = binding::tenant_name(reference);
+        lines.extend(measure(&name, &model, &machine, &engine, common.rounds)?);
+    }
+    Ok(lines)
+}
+
+/// This machine's host alone, with made-up rates: routes are timed here, not predicted.
+fn machine(context: &Context) -> Result<Machine> {
+    let mut machine = context.this_machine()?;
+    machine.devices.truncate(1);
+    machine.links.clear();
+    let flops_per_s = vec![(DType::F32, 100_000_000_000)];
+    machine.devices[0].rates =
+        Some(Rates { flops_per_s, memory_bytes_per_s: 20_000_000_000, efficiency_permille: 500 });
+    Ok(machine)
+}
+
+/// A route of so many segments, cut at even distances.
+fn route(name: &str, model: &Model, machine: &Machine, segments: usize) -> Result<Route> {
+    let threads = machine.devices[0].cores.max(1);
+    let input = PlanInput {
+        tenant: name.to_owned(),
+        model: name.to_owned(),
+        graph: &model.graph,
+        machine,
+        profile: None,
+        profile_fingerprint: Fingerprint::of(b""),
+        slo: None,
+        batches: vec![1],
+        objective: Objective::Latency,
+        search: Method::CpuOnly,
+        shapes: Default::default(),
+        batching: Batching::Inferred,
+        pins: vec![],
+        budget: BUDGET,
+        lanes: Some(tandem_planner::build::LaneConfig { lanes: 1, threads }),
+        tandem: commands::plan::VERSION.to_owned(),
+    };
+    let (mut plan, _) = tandem_planner::plan::plan(&input)?;
+    if segments > 1 {
+        let nodes: Vec<_> = model.graph.placeable().collect();
+        let mut part = vec![None; model.graph.nodes.len()];
+        nodes.iter().enumerate().for_each(|(i, n)| part[n.index()] = Some(i * segments / nodes.len()));
+        let devices = vec![machine.devices[0].name.clone(); segments];
+        let parts: Vec<Part> = placement::parts_of(&model.graph, &part, &devices);
+        plan.authored.applications[0].tenants[0].routes[0].parts = parts;
+        let graphs = [&model.graph];
+        let rebuild = RebuildInput {
+            graphs: &graphs,
+            machine,
+            profile: None,
+            profile_fingerprint: Fingerprint::of(b""),
+            tandem: commands::plan::VERSION,
+            reports: &[],
+        };
+        plan.derived = tandem_planner::plan::rebuild(&plan.authored, &rebuild)?;
+    }
+    plan.derived.routes.into_iter().next().context("a plan has a route")
+}
+
+/// The pieces of a route called one after the other, by nothing but a loop.
+struct Bare {
+    pieces: Vec<(Arc<dyn Session>, Vec<usize>, Vec<usize>)>,
+    inputs: Vec<usize>,
+}
+
+impl Bare {
+    fn load(route: &Route, model: &Model, engine: &dyn Engine) -> Result<Self> {
+        let (nodes, tensors) = (model.graph.node_index(), model.graph.tensor_index());
+        let mut pieces = vec![];
+        for segment in &route.segments {
+            let inside: Vec<_> = segment.nodes.iter().map(|n| nodes[n]).collect();
+            let ids =
+                |values: &[usize]| values.iter().map(|v| tensors[route.tensors[*v].name.as_str()]).collect::<Vec<_>>();
+            let image = cut::cut(model, &inside, &ids(&segment.inputs), &ids(&segment.outputs))?;
+            let options = SessionOptions { threads: route.threads, ..SessionOptions::default() };
+            pieces.push((engine.load(&image, &options)?, segment.inputs.clone(), segment.outputs.clone()));
+        }
+        Ok(Self { pieces, inputs: route.inputs.clone() })
+    }
+
+    fn run(&self, inputs: &[Value]) -> Result<Vec<Value>> {
+        let mut values: HashMap<usize, Value> = self.inputs.iter().copied().zip(inputs.iter().cloned()).collect();
+        let mut last = vec![];
+        for (session, reads, writes) in &self.pieces {
+            let fed: Vec<Value> = reads.iter().map(|v| values[v].clone()).collect();
+            last = session.run(&fed)?;
+            values.extend(writes.iter().copied().zip(last.iter().cloned()));
+        }
+        Ok(last)
+    }
+}
+
+fn measure(name: &str, model: &Model, machine: &Machine, engine: &Arc<dyn Engine>, rounds: usize) -> Result<Vec<Line>> {
+    let whole = route(name, model, machine, 1)?;
+    let split = route(name, model, machine, SPLIT)?;
+    if whole.segments.len() != 1 || split.segments.len() < 2 {
+        bail!(
+            "{name}: expected routes of 1 and {SPLIT} segments, found {} and {}",
+            whole.segments.len(),
+            split.segments.len()
+        );
+    }
+    let inputs = profiler::feeds(&model.graph, 1)?;
+    let options = SessionOptions { threads: whole.threads, ..SessionOptions::default() };
+    let direct = engine.load(&cut::original(model), &options)?;
+    let pieces = Bare::load(&split, model, engine.as_ref())?;
+    let engines = [engine.clone()];
+    let prepare = |r: &Route| RouteRunner::prepare(r, model, machine, &engines, &RunnerOptions::default());
+    let (mut one, mut many) = (prepare(&whole)?, prepare(&split)?);
+    let (mut ratios, mut own, mut fusion) = (vec![], vec![], vec![]);
+    let further = (split.segments.len() - 1) as f64;
+    for round in 0..rounds + 3 {
+        // Who goes first changes with the round, so that neither always finds the caches warm.
+        let mut times = [0.0; 4];
+        for turn in 0..4 {
+            let who = (turn + round) % 4;
+            times[who] = match who {
+                0 => timed(|| direct.run(&inputs).map(drop).map_err(Into::into))?,
+                1 => timed(|| one.run(inputs.clone()).map(drop).map_err(Into::into))?,
+                2 => timed(|| pieces.run(&inputs).map(drop))?,
+                _ => timed(|| many.run(inputs.clone()).map(drop).map_err(Into::into))?,
+            };
+        }
+        // The first rounds pay for allocations and are left out.
+        if round >= 3 {
+            ratios.push(times[1] / times[0]);
+            own.push((times[3] - times[2]) * 1e6 / further);
+            fusion.push(times[2] / times[0]);
+        }
+    }
+    let line = |what: String, unit, values: &[f64], most| Line::new(what, unit, stats::bootstrap(values), most, rounds);
+    Ok(vec![
+        line(format!("{name}: unsplit plan / bare engine"), "ratio", &ratios, Some(UNSPLIT_RATIO_MAX)),
+        line(format!("{name}: own time a further segment"), "us", &own, Some(SEGMENT_US_MAX)),
+        line(format!("{name}: engine's loss in {} pieces", split.segments.len()), "ratio", &fusion, None),
+    ])
+}
+
+fn timed(work: impl FnOnce() -> Result<()>) -> Result<f64> {
+    let (time, done) = seconds(work);
+    done.map(|()| time)
+}
