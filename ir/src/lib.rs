@@ -1,7 +1,7 @@
 //! The nouns of tandem: graph, machine, profile, plan, their checks and their file formats.
 //!
 //! Plain data and pure functions. This crate does no I/O, reads no clock, and knows neither ONNX protobuf nor any engine;
-//! it depends on no other crate of the workspace. In-memory types are not the file formats: those live in [`format`].
+//! it depends on no other crate of the workspace. In-memory types are not the file formats: those live in [`mod@format`].
 
 #![forbid(unsafe_code)]
 

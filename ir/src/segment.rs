@@ -233,9 +233,9 @@ const FLIPS_MAX: u8 = 4;
 ///
 /// `cost(node, label)` is what the node costs under a label, `u64::MAX` where it cannot have it. Each round ranks every
 /// flip of a segment to the label of a segment beside it by the cost it adds, and takes the cheapest that do not touch one
-/// another: as many as a quarter of the surplus, so that the last ones are taken one by one. Where no flip is left, all
-/// nodes go to the one label that is cheapest for all together. More than `segments_max` are returned only where pins allow
-/// no fewer in these ways.
+/// another: as many as a quarter of the surplus, so that the last ones are taken one by one. Where no flip is left, the
+/// smallest labels are given up for those that add least cost, and flipping begins again. More than `segments_max` are
+/// returned only where pins allow no fewer in these ways.
 ///
 /// # Panics
 /// If `labels` is not as long as the graph's nodes.
@@ -247,6 +247,7 @@ pub fn merge_to_limit(
 ) -> usize {
     let before = predecessors(graph);
     let mut flips = vec![0u8; graph.nodes.len()];
+    let mut fused = 0;
     loop {
         let segments = form(graph, labels);
         if segments.len() <= segments_max {
@@ -278,8 +279,11 @@ pub fn merge_to_limit(
             }
         }
         if taken == 0 {
-            unite(graph, labels, cost);
-            return form(graph, labels).len();
+            if !fuse(graph, labels, cost) || fused > graph.nodes.len() {
+                return form(graph, labels).len();
+            }
+            fused += 1;
+            flips.fill(0);
         }
     }
 }
@@ -311,23 +315,33 @@ fn rank_flips(
     ranked
 }
 
-/// Gives every node that can have it the one label that is cheapest for all together.
-fn unite(graph: &Graph, labels: &mut [usize], cost: &dyn Fn(NodeId, usize) -> u64) {
-    let known: BTreeSet<usize> = graph.placeable().map(|n| labels[n.index()]).collect();
-    let after = |label: usize| {
-        let each = graph.placeable().map(|n| match cost(n, label) {
-            u64::MAX => (1u64, cost(n, labels[n.index()])),
-            c => (0, c),
-        });
-        // Nodes left outside count first: each may be a segment of its own.
-        each.fold((0, 0u128), |(out, sum), (o, c)| (out + o, sum + u128::from(c)))
-    };
-    let Some(best) = known.into_iter().min_by_key(|l| after(*l)) else { return };
-    for n in graph.placeable() {
-        if cost(n, best) < u64::MAX {
-            labels[n.index()] = best;
+/// Gives up the smallest labels, a quarter of them at once so that many labels take few rounds: their nodes get the label,
+/// of those that stay, that most of them can have and that adds least cost. Nodes that cannot have it keep their own. False
+/// where nothing changes.
+fn fuse(graph: &Graph, labels: &mut [usize], cost: &dyn Fn(NodeId, usize) -> u64) -> bool {
+    let mut members: BTreeMap<usize, Vec<NodeId>> = BTreeMap::new();
+    graph.placeable().for_each(|n| members.entry(labels[n.index()]).or_default().push(n));
+    let mut by_size: Vec<usize> = members.keys().copied().collect();
+    by_size.sort_by_key(|l| (members[l].len(), *l));
+    let (mut wanted, mut changed) = ((by_size.len() / 4).max(1), false);
+    for (i, from) in by_size.iter().enumerate() {
+        let movable = |to: usize| members[from].iter().filter(move |n| cost(**n, to) < u64::MAX);
+        let added = |to: usize| {
+            let each = movable(to).map(|n| i128::from(cost(*n, to)) - i128::from(cost(*n, *from)));
+            each.fold((0i64, 0i128), |(stay, sum), c| (stay - 1, sum + c))
+        };
+        let best = by_size[i + 1..].iter().map(|to| (added(*to), *to)).min();
+        if let Some(((stay, _), to)) = best
+            && stay < 0
+        {
+            movable(to).for_each(|n| labels[n.index()] = to);
+            (wanted, changed) = (wanted - 1, true);
+        }
+        if wanted == 0 {
+            break;
         }
     }
+    changed
 }
 
 #[cfg(test)]

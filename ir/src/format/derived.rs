@@ -14,7 +14,7 @@ use crate::plan::{
 use crate::units::{Bytes, Nanos};
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
 pub(super) struct DerivedTwin {
     authored: Digest,
     profile: Digest,
@@ -26,14 +26,14 @@ pub(super) struct DerivedTwin {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
 struct GraphTwin {
     tenant: String,
     fingerprint: Digest,
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
 struct ReportTwin {
     route: String,
     chosen: String,
@@ -44,7 +44,7 @@ struct ReportTwin {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
 struct TriedTwin {
     method: String,
     makespan_ns: u64,
@@ -52,7 +52,7 @@ struct TriedTwin {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
 struct PassTwin {
     pass: String,
     before: u64,
@@ -60,7 +60,7 @@ struct PassTwin {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
 struct RouteTwin {
     tenant: String,
     batch: u64,
@@ -78,7 +78,7 @@ struct RouteTwin {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
 struct PredictionTwin {
     makespan_ns: u64,
     busy_ns: Vec<u64>,
@@ -90,7 +90,7 @@ struct PredictionTwin {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
 struct MemoryTwin {
     device: Ref,
     weight_bytes: u64,
@@ -98,7 +98,7 @@ struct MemoryTwin {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
 struct TensorTwin {
     name: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -109,7 +109,7 @@ struct TensorTwin {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
 struct SegmentTwin {
     device: Ref,
     part: usize,
@@ -121,7 +121,7 @@ struct SegmentTwin {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
 struct StepTwin {
     lane: Ref,
     #[serde(default, skip_serializing_if = "Option::is_none")]

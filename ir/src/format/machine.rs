@@ -48,7 +48,7 @@ pub fn from_yaml_with_host(text: &str, file: &str, host: &Device) -> Result<Mach
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
 pub(super) struct MachineTwin {
     #[serde(rename = "apiVersion", default, skip_serializing)]
     _api_version: Option<String>,
@@ -76,7 +76,7 @@ enum Host {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
 struct DeviceTwin {
     name: String,
     kind: KindTwin,
@@ -106,7 +106,7 @@ enum KindTwin {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
 struct RatesTwin {
     /// All rates are this multiple of the host's (in per mille) where the host's are known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -117,7 +117,7 @@ struct RatesTwin {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
 struct EngineTwin {
     name: String,
     #[serde(default)]
@@ -125,7 +125,7 @@ struct EngineTwin {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
 struct LinkTwin {
     from: String,
     to: String,

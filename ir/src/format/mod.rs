@@ -5,7 +5,7 @@
 //! for text that tandem wrote. JSON is read by the same functions, for YAML contains it.
 //!
 //! Reading is bounded before the parser sees the text: size, nesting, values; anchors, aliases, tags and block scalars are
-//! refused, for the documents never need them. Writing is ours as well ([`emit`]): the YAML crate writes block style only,
+//! refused, for the documents never need them. Writing is ours as well (`emit`): the YAML crate writes block style only,
 //! and a plan's steps are read best one a line.
 
 use std::fmt;
@@ -83,6 +83,7 @@ impl Fault {
 
 /// The fields every file starts with.
 #[derive(serde::Deserialize)]
+#[serde(expecting = "a map of fields that begins with apiVersion and kind")]
 struct Header {
     #[serde(rename = "apiVersion")]
     api_version: Option<String>,

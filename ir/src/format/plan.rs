@@ -76,7 +76,7 @@ fn twin_of(plan: &Plan) -> PlanTwin<DerivedTwin> {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
 struct PlanTwin<D> {
     #[serde(rename = "apiVersion", default, skip_serializing)]
     _api_version: Option<String>,
@@ -121,7 +121,7 @@ enum ServingTwin {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
 struct ApplicationTwin {
     name: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -149,7 +149,7 @@ enum BatchingTwin {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
 struct TenantTwin {
     name: String,
     model: String,
@@ -167,7 +167,7 @@ struct TenantTwin {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
 struct RouteTwin {
     batch: u64,
     #[serde(default = "one")]
@@ -188,7 +188,7 @@ fn all() -> u64 {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
 struct PartTwin {
     device: String,
     nodes: Vec<Pattern>,

@@ -36,7 +36,7 @@ pub fn from_yaml(text: &str, file: &str) -> Result<Profile, FormatError> {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
 struct ProfileTwin {
     #[serde(rename = "apiVersion", default, skip_serializing)]
     _api_version: Option<String>,
@@ -54,7 +54,7 @@ struct ProfileTwin {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
 struct ProofTwin {
     graph: Digest,
     engine: String,
@@ -71,7 +71,7 @@ enum MethodTwin {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
 struct LaunchTwin {
     device: String,
     engine: String,
@@ -84,7 +84,7 @@ struct LaunchTwin {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
 struct SampleTwin {
     signature: String,
     device: String,
@@ -98,7 +98,7 @@ struct SampleTwin {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
 struct RunTwin {
     graph: Digest,
     first: u32,
@@ -115,7 +115,7 @@ struct RunTwin {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
 struct CopyTwin {
     from: String,
     to: String,
@@ -127,7 +127,7 @@ struct CopyTwin {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
 struct InterferenceTwin {
     graph: Digest,
     device: String,
@@ -140,7 +140,7 @@ struct InterferenceTwin {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
 struct TableTwin {
     graph: Digest,
     model: String,
@@ -150,7 +150,7 @@ struct TableTwin {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
 struct AtomTwin {
     signature: String,
     nodes: Vec<u32>,
