@@ -3,6 +3,7 @@
 pub mod compare;
 pub mod device;
 pub mod discover;
+pub mod driver;
 pub mod engine;
 pub mod limits;
 pub mod npy;

@@ -1,8 +1,9 @@
 //! tract: the engine that is always there, pure Rust, nothing to install.
 //!
 //! A segment is analysed at concrete input shapes, when the first run brings them (or at load, where the model declares
-//! them all); plans for the last few shapes are kept. tract folds shapes into the plan, so that a model with data-dependent
-//! sizes may be refused.
+//! them all); plans for the last few shapes are kept. tract needs every size while it plans: where a size comes in as a value
+//! (a shape computed by another segment), the plan is made for the values of the small integer inputs, and again for others.
+//! A model whose sizes depend on data inside it may be refused.
 //!
 //! Threads: one run uses one thread, whatever the options say. tract can spread its matrix products over a thread pool, but
 //! only with a feature of its linear-algebra crate that this workspace does not enable; lanes are what uses more cores.
@@ -59,13 +60,26 @@ const VERSION: &str = "0.23";
 /// Element types and sizes of the inputs a plan was made for.
 type Shapes = Vec<(DType, Vec<u64>)>;
 type Plan = Arc<TypedRunnableModel>;
+/// Contents of the small integer inputs, `None` for all others.
+type Sizes = Vec<Option<Arc<Tensor>>>;
+
+/// Elements of an integer input that may hold sizes: shapes, pads and slices have a few numbers an axis.
+const SIZES_MAX: usize = 64;
+
+/// A plan and what it was made for.
+struct Made {
+    shapes: Shapes,
+    /// `None` where it holds for any contents.
+    sizes: Option<Sizes>,
+    plan: Plan,
+}
 
 struct TractSession {
     model: InferenceModel,
     options: SessionOptions,
     outputs: usize,
     /// The most recently used last.
-    plans: Mutex<Vec<(Shapes, Plan)>>,
+    plans: Mutex<Vec<Made>>,
     profile: Mutex<Profile>,
 }
 
@@ -114,7 +128,12 @@ impl TractSession {
             profile: Mutex::default(),
         };
         if let Some(shapes) = session.declared_shapes()? {
-            session.plan(&shapes)?;
+            let integers = shapes.iter().any(|(dtype, _)| matches!(dtype, DType::I32 | DType::I64));
+            match session.plan(&shapes, &[]) {
+                // What these inputs hold may be what is missing.
+                Err(_) if integers => {}
+                made => drop(made?),
+            }
         }
         Ok(session)
     }
@@ -135,29 +154,56 @@ impl TractSession {
         Ok(Some(shapes))
     }
 
-    /// The plan for these inputs, made if it is not kept.
-    fn plan(&self, shapes: &Shapes) -> Result<Plan, EngineError> {
+    /// The plan for these inputs, made if it is not kept, and whether it is for the contents of the small integer ones.
+    fn plan(&self, shapes: &Shapes, inputs: &[TValue]) -> Result<(Plan, bool), EngineError> {
         let mut plans = locked(&self.plans);
-        if let Some(place) = plans.iter().position(|(known, _)| known == shapes) {
+        let fits = |made: &Made| made.shapes == *shapes && made.sizes.as_ref().is_none_or(|s| same_sizes(s, inputs));
+        if let Some(place) = plans.iter().position(fits) {
             let found = plans.remove(place);
-            let plan = found.1.clone();
+            let known = (found.plan.clone(), found.sizes.is_some());
             plans.push(found);
-            return Ok(plan);
+            return Ok(known);
         }
-        let plan = self.analyse(shapes).map_err(|e| unsupported(words(&e)))?;
-        if plans.len() == PLANS_MAX {
-            plans.remove(0);
-        }
-        plans.push((shapes.clone(), plan.clone()));
-        Ok(plan)
+        let sizes = sizes_in(inputs);
+        let needed = plans.iter().any(|made| made.shapes == *shapes && made.sizes.is_some());
+        let any = if needed { None } else { Some(self.analyse(shapes, &vec![None; shapes.len()])) };
+        let (sizes, plan) = match any {
+            Some(Ok(plan)) => (None, plan),
+            Some(Err(error)) if sizes.iter().all(Option::is_none) => return Err(unsupported(words(&error))),
+            _ => {
+                let plan = self.analyse(shapes, &sizes).map_err(|e| unsupported(words(&e)))?;
+                (Some(sizes), plan)
+            }
+        };
+        let known = (plan.clone(), sizes.is_some());
+        keep(&mut plans, Made { shapes: shapes.clone(), sizes, plan });
+        Ok(known)
     }
 
-    fn analyse(&self, shapes: &Shapes) -> TractResult<Plan> {
+    /// The plan for the contents of the small integer inputs, instead of one for any contents that did not run; `None`
+    /// where there are no such inputs.
+    fn plan_for_sizes(&self, shapes: &Shapes, inputs: &[TValue]) -> Option<Plan> {
+        let sizes = sizes_in(inputs);
+        if sizes.iter().all(Option::is_none) {
+            return None;
+        }
+        let plan = self.analyse(shapes, &sizes).ok()?;
+        let mut plans = locked(&self.plans);
+        plans.retain(|made| made.shapes != *shapes || made.sizes.is_some());
+        keep(&mut plans, Made { shapes: shapes.clone(), sizes: Some(sizes), plan: plan.clone() });
+        Some(plan)
+    }
+
+    fn analyse(&self, shapes: &Shapes, sizes: &Sizes) -> TractResult<Plan> {
         let mut model = self.model.clone();
         for (i, (dtype, dims)) in shapes.iter().enumerate() {
             let Some(datum) = datum_of(*dtype) else { continue };
             let dims: TVec<TDim> = dims.iter().map(|d| (*d as usize).to_dim()).collect();
-            model = model.with_input_fact(i, InferenceFact::dt_shape(datum, dims))?;
+            let fact = match &sizes[i] {
+                Some(known) => InferenceFact::try_from(known)?,
+                None => InferenceFact::dt_shape(datum, dims),
+            };
+            model = model.with_input_fact(i, fact)?;
         }
         let typed = model.into_typed()?;
         let typed = if self.options.optimize { typed.into_optimized()? } else { typed };
@@ -176,15 +222,25 @@ impl TractSession {
             shapes.push((tensor.dtype, tensor.dims.clone()));
             tensors.push(to_tract(tensor)?.into_tvalue());
         }
-        let plan = self.plan(&shapes)?;
-        let outputs = match self.options.profile {
-            false => plan.run(tensors).map_err(|e| failed(words(&e)))?,
-            true => self.run_timed(&plan, &shapes, tensors)?,
+        let (plan, for_sizes) = self.plan(&shapes, &tensors)?;
+        let outputs = match self.execute(&plan, &shapes, tensors.clone()) {
+            Err(error) if !for_sizes => match self.plan_for_sizes(&shapes, &tensors) {
+                Some(plan) => self.execute(&plan, &shapes, tensors)?,
+                None => return Err(error),
+            },
+            executed => executed?,
         };
         if outputs.len() != self.outputs {
             return Err(failed(format!("expected {} outputs, found {}", self.outputs, outputs.len())));
         }
         outputs.into_iter().map(from_tract).collect()
+    }
+
+    fn execute(&self, plan: &Plan, shapes: &Shapes, inputs: TVec<TValue>) -> Result<TVec<TValue>, EngineError> {
+        match self.options.profile {
+            false => plan.run(inputs).map_err(|e| failed(words(&e))),
+            true => self.run_timed(plan, shapes, inputs),
+        }
     }
 
     fn run_timed(&self, plan: &Plan, shapes: &Shapes, inputs: TVec<TValue>) -> Result<TVec<TValue>, EngineError> {
@@ -212,6 +268,24 @@ impl TractSession {
         }
         Ok(outputs)
     }
+}
+
+/// Keeps a plan, the oldest one's in its place.
+fn keep(plans: &mut Vec<Made>, made: Made) {
+    if plans.len() == PLANS_MAX {
+        plans.remove(0);
+    }
+    plans.push(made);
+}
+
+fn sizes_in(inputs: &[TValue]) -> Sizes {
+    let integer = |t: &TValue| matches!(t.datum_type(), DatumType::I32 | DatumType::I64) && t.len() <= SIZES_MAX;
+    inputs.iter().map(|t| integer(t).then(|| t.clone().into_arc_tensor())).collect()
+}
+
+fn same_sizes(sizes: &Sizes, inputs: &[TValue]) -> bool {
+    let same = |(known, input): (&Option<Arc<Tensor>>, &TValue)| known.as_ref().is_none_or(|k| **k == **input);
+    sizes.len() == inputs.len() && sizes.iter().zip(inputs).all(same)
 }
 
 impl Profile {
