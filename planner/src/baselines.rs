@@ -5,8 +5,8 @@ use tandem_ir::units::Nanos;
 use crate::chain::chain;
 use crate::mincut::{MinCut, Objective};
 use crate::problem::{Atom, HOST, Problem, Value};
+use crate::rng::Rng;
 use crate::segments::{self, Segments};
-use crate::testing::Rng;
 
 /// Every atom on the device where it can run there, else on the first where it can: `cpu-only`, `gpu-only`, and, over all
 /// devices, model-level placement of one tenant.

@@ -6,8 +6,8 @@ use tandem_ir::graph::{Graph, NodeId, TensorId};
 use tandem_ir::machine::{DeviceKind, Machine};
 use tandem_ir::plan::Part;
 use tandem_ir::profile::Profile;
-use tandem_ir::segment;
 use tandem_ir::units::Bytes;
+use tandem_ir::{segment, work};
 
 use crate::cost::{self, CostModel, GroupCosts, Measured, Roofline, value_bytes};
 use crate::error::PlanError;
@@ -250,8 +250,8 @@ impl<'a> Workbench<'a> {
         for atom in atoms {
             if let Some(t) = atom.time[HOST] {
                 time += u128::from(t.0);
-                let work = atom.nodes.iter().filter_map(|n| crate::work::node_work(self.graph, *n, batch));
-                bytes += work.map(|w| u128::from(w.read) + u128::from(w.written) + u128::from(w.weights)).sum::<u128>();
+                let work = atom.nodes.iter().filter_map(|n| work::node_work(self.graph, *n, batch));
+                bytes += work.map(|w| u128::from(w.traffic().0)).sum::<u128>();
             }
         }
         let demand = bytes * 1_000_000_000 * u128::from(lanes) * 1000;

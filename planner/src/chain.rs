@@ -22,8 +22,8 @@ pub fn chain(problem: &Problem, objective: &Objective) -> Option<(Vec<u8>, u128)
         let mut came = vec![0u8; devices];
         for q in 0..devices {
             let Some(own) = own(problem, objective, a, q) else { continue };
-            for p in 0..devices {
-                let before = if a == 0 { (p == q).then_some(0) } else { best[p] };
+            for (p, known) in best.iter().enumerate() {
+                let before = if a == 0 { (p == q).then_some(0) } else { *known };
                 let Some(before) = before else { continue };
                 let switch = if a == 0 { Some(0) } else { switch(problem, objective, &crossing[a - 1], a, p, q) };
                 let Some(switch) = switch else { continue };

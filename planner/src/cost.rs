@@ -13,7 +13,7 @@ use tandem_ir::profile::{AtomTable, Profile, Setting};
 use tandem_ir::units::{Bytes, Nanos};
 use tandem_ir::{DType, Link};
 
-use crate::work::{NodeWork, node_work};
+use tandem_ir::work::{Work, node_work};
 
 /// Bytes taken for a value of which nothing is known and whose maker reads nothing known either.
 const UNKNOWN_BYTES: u64 = 4096;
@@ -107,10 +107,8 @@ impl CostModel for Measured {
 /// two nearest (never below the smaller batch's duration above it), else in proportion to the only one.
 fn at_batch(points: &[(u64, u64)], batch: u64) -> Option<Cost> {
     let after = points.partition_point(|p| p.0 < batch);
-    if let Some((b, time)) = points.get(after) {
-        if *b == batch {
-            return Some(Cost { time: Nanos(*time), modelled: false });
-        }
+    if let Some((_, time)) = points.get(after).filter(|p| p.0 == batch) {
+        return Some(Cost { time: Nanos(*time), modelled: false });
     }
     let (low, high) = match (after, points.len()) {
         (_, 0) => return None,
@@ -215,12 +213,11 @@ struct Kernel {
 
 /// Work of a kernel: all its arithmetic, but only the bytes that enter and leave it.
 fn kernel_work(graph: &Graph, kernel: &[NodeId], batch: u64) -> Kernel {
-    let works: Vec<Option<NodeWork>> = kernel.iter().map(|n| node_work(graph, *n, batch)).collect();
+    let works: Vec<Option<Work>> = kernel.iter().map(|n| node_work(graph, *n, batch)).collect();
     let known = works.iter().all(Option::is_some);
-    let works: Vec<NodeWork> = works.into_iter().flatten().collect();
-    let flops = works.iter().fold(0u64, |a, w| a.saturating_add(w.flops));
-    let moved =
-        works.iter().fold(0u64, |a, w| a.saturating_add(w.read).saturating_add(w.written).saturating_add(w.weights));
+    let works: Vec<Work> = works.into_iter().flatten().collect();
+    let flops = works.iter().map(|w| w.flops).sum::<tandem_ir::Flops>().0;
+    let moved = works.iter().map(Work::traffic).sum::<Bytes>().0;
     let mut inner = 0u64;
     for t in kernel.iter().flat_map(|n| graph.node(*n).writes()) {
         let readers = graph.tensor(t).consumers.iter().filter(|c| kernel.contains(c)).count() as u64;
@@ -230,7 +227,7 @@ fn kernel_work(graph: &Graph, kernel: &[NodeId], batch: u64) -> Kernel {
         }
     }
     // The heaviest node's type is the kernel's.
-    let dtype = works.iter().max_by_key(|w| w.flops).and_then(|w| w.dtype).unwrap_or(DType::F32);
+    let dtype = works.iter().max_by_key(|w| w.flops).map_or(DType::F32, |w| w.dtype);
     Kernel { flops, bytes: moved.saturating_sub(inner), dtype, known }
 }
 
@@ -254,7 +251,7 @@ impl<'a> GroupCosts<'a> {
                 kernel_of[n.index()] = k as u32;
                 if nodes.len() > 1 {
                     let w = node_work(graph, *n, batch);
-                    weight[n.index()] = w.map_or(1, |w| 1 + w.flops / 8 + w.read + w.written + w.weights);
+                    weight[n.index()] = w.map_or(1, |w| 1 + w.flops.0 / 8 + w.traffic().0);
                 }
                 kernel_weight[k] = kernel_weight[k].saturating_add(weight[n.index()]);
             }

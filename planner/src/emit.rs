@@ -81,7 +81,8 @@ fn tensors(graph: &Graph, problem: &Problem, segments: &Segments) -> (Vec<RouteT
     for (v, value) in problem.values.iter().enumerate() {
         let home = value.producer.map(|p| segments.of[p]);
         let leaves = value.consumers.iter().any(|c| Some(segments.of[*c]) != home);
-        if !leaves && !(value.output && home.is_some()) {
+        let handed_back = value.output && home.is_some();
+        if !(leaves || handed_back) {
             continue;
         }
         let fact = value.tensor.map(|t| &graph.tensor(t).fact);

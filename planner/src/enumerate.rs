@@ -43,10 +43,9 @@ pub fn placements(problem: &Problem, visit: &mut dyn FnMut(&[u8])) {
 pub fn additive_optimum(problem: &Problem, objective: &Objective) -> Option<(Vec<u8>, u128)> {
     let mut best: Option<(Vec<u8>, u128)> = None;
     placements(problem, &mut |devices| {
-        if let Some(cost) = additive(problem, objective, devices) {
-            if best.as_ref().is_none_or(|b| cost < b.1) {
-                best = Some((devices.to_vec(), cost));
-            }
+        let better = |cost: &u128| best.as_ref().is_none_or(|b| *cost < b.1);
+        if let Some(cost) = additive(problem, objective, devices).filter(better) {
+            best = Some((devices.to_vec(), cost));
         }
     });
     best

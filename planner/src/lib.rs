@@ -18,13 +18,13 @@ pub mod mincut;
 pub mod moves;
 pub mod plan;
 pub mod problem;
+mod rng;
 pub mod search;
 pub mod segments;
 pub mod simplify;
 #[doc(hidden)]
 pub mod testing;
 pub mod timeline;
-mod work;
 
 #[cfg(test)]
 mod tests;

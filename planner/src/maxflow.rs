@@ -268,10 +268,8 @@ impl Solver {
                 if room == 0 || self.nodes[head as usize].tree != tree {
                     continue;
                 }
-                if let Some(distance) = self.rooted(head) {
-                    if best.is_none_or(|b| distance < b.0) {
-                        best = Some((distance, arc));
-                    }
+                if let Some(distance) = self.rooted(head).filter(|d| best.is_none_or(|b| *d < b.0)) {
+                    best = Some((distance, arc));
                 }
             }
             let time = self.time;

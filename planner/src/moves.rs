@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::baselines::{Partial, rank_order};
 use crate::problem::Problem;
+use crate::rng::Rng;
 use crate::search::{Candidate, Goal, judge};
 use crate::segments::{Segments, join, quotient};
 
@@ -13,71 +14,120 @@ const STRIDES: [usize; 3] = [1, 2, 4];
 /// Up to this many atoms, every atom is also tried in every other segment and in one of its own.
 const ATOMWISE_MAX: usize = 64;
 
-/// Improves a candidate by the first move that ranks better, again and again, until none does or `budget` candidates were
-/// scored. Returns the best and how many were scored.
+/// Moves of a kick: enough to leave the neighbourhood, few enough to stay near.
+const KICK: usize = 3;
+
+/// Improves a candidate by the first move that ranks better, again and again; where none does, kicks the best by a few random
+/// moves (seeded, the same every time) and descends again: iterated local search (Lourenco, Martin, Stützle 2003). Ends when
+/// `budget` candidates were scored, or when kicks meet nothing new. Returns the best, how many were scored, and whether the
+/// first descent was finished.
 pub fn improve(problem: &Problem, goal: Goal, start: Candidate, budget: u64) -> (Candidate, u64, bool) {
-    let mut best = start;
-    let mut scored = 0;
-    let mut seen: BTreeSet<Segments> = BTreeSet::from([best.segments.clone()]);
-    'again: loop {
-        let rank = goal.key(&best.score);
-        let from = best.segments.clone();
-        for next in neighbours(problem, &from) {
-            if scored == budget {
-                return (best, scored, false);
-            }
-            if !seen.insert(next.clone()) {
-                continue;
-            }
-            scored += 1;
-            if let Some(better) = judge(problem, next).filter(|c| goal.key(&c.score) < rank) {
-                best = better;
-                continue 'again;
-            }
+    let mut descent = Descent { problem, goal, budget, scored: 0, seen: BTreeSet::from([start.segments.clone()]) };
+    let mut best = descent.descend(start);
+    let settled = descent.scored < budget;
+    let mut rng = Rng::new(best.segments.len() as u64);
+    let mut stale = 0;
+    while descent.scored < budget && stale < KICKS_STALE_MAX {
+        let kicked = kick(problem, &best.segments, &mut rng);
+        if !descent.seen.insert(kicked.clone()) {
+            stale += 1;
+            continue;
         }
-        return (best, scored, true);
+        stale = 0;
+        descent.scored += 1;
+        let Some(from) = judge(problem, kicked) else { continue };
+        let found = descent.descend(from);
+        if goal.key(&found.score) < goal.key(&best.score) {
+            best = found;
+        }
+    }
+    (best, descent.scored, settled)
+}
+
+/// Kicks in a row that lead to nothing new before the search gives up: small problems have little more to show.
+const KICKS_STALE_MAX: u32 = 64;
+
+struct Descent<'a> {
+    problem: &'a Problem,
+    goal: Goal,
+    budget: u64,
+    scored: u64,
+    seen: BTreeSet<Segments>,
+}
+
+impl Descent<'_> {
+    fn descend(&mut self, start: Candidate) -> Candidate {
+        let mut best = start;
+        'again: loop {
+            let (from, rank) = (best.segments.clone(), self.goal.key(&best.score));
+            let members = from.members();
+            for m in moves_of(self.problem, &from, &members) {
+                if self.scored == self.budget {
+                    return best;
+                }
+                let Some(next) = apply(self.problem, &from, &members, m) else { continue };
+                if !self.seen.insert(next.clone()) {
+                    continue;
+                }
+                self.scored += 1;
+                if let Some(better) = judge(self.problem, next).filter(|c| self.goal.key(&c.score) < rank) {
+                    best = better;
+                    continue 'again;
+                }
+            }
+            return best;
+        }
     }
 }
 
-/// Neighbours in a fixed order: flips, boundary moves, merges, splits, then single atoms. Made one at a time, for the first
-/// that is better ends the round.
-fn neighbours<'a>(problem: &'a Problem, segments: &'a Segments) -> impl Iterator<Item = Segments> + 'a {
-    let members = segments.members();
+/// A few random moves one after another.
+fn kick(problem: &Problem, segments: &Segments, rng: &mut Rng) -> Segments {
+    let mut at = segments.clone();
+    for _ in 0..KICK {
+        let members = at.members();
+        let moves = moves_of(problem, &at, &members);
+        if moves.is_empty() {
+            return at;
+        }
+        let m = moves[rng.below(moves.len() as u64) as usize];
+        at = apply(problem, &at, &members, m).unwrap_or(at);
+    }
+    at
+}
+
+/// Moves in a fixed order: flips, boundary moves, merges, splits, then single atoms.
+fn moves_of(problem: &Problem, segments: &Segments, members: &[Vec<usize>]) -> Vec<Move> {
     let edges = quotient(problem, &segments.of);
-    let mut plans: Vec<Move> = vec![];
+    let mut moves: Vec<Move> = vec![];
+    let others = |s: usize| (0..problem.devices.len()).filter(move |d| *d != usize::from(segments.device[s]));
     for s in 0..segments.len() {
-        let others = (0..problem.devices.len()).filter(|d| *d != usize::from(segments.device[s]));
-        plans.extend(others.map(|d| Move::Flip(s as u32, d as u8)));
+        moves.extend(others(s).map(|d| Move::Flip(s as u32, d as u8)));
     }
     for (a, b) in &edges {
         for stride in STRIDES {
-            plans.extend([Move::Forward(*a, *b, stride), Move::Back(*a, *b, stride)]);
+            moves.extend([Move::Forward(*a, *b, stride), Move::Back(*a, *b, stride)]);
         }
     }
-    for a in 0..segments.len() as u32 {
-        let same =
-            (a + 1..segments.len() as u32).filter(|b| segments.device[a as usize] == segments.device[*b as usize]);
-        plans.extend(same.map(|b| Move::Merge(a, b)));
+    let count = segments.len() as u32;
+    for a in 0..count {
+        let same = (a + 1..count).filter(|b| segments.device[a as usize] == segments.device[*b as usize]);
+        moves.extend(same.map(|b| Move::Merge(a, b)));
     }
     for (s, atoms) in members.iter().enumerate() {
-        let cuts: BTreeSet<usize> =
-            [1, atoms.len() / 4, atoms.len() / 2, 3 * atoms.len() / 4, atoms.len().saturating_sub(1)]
-                .into_iter()
-                .filter(|c| (1..atoms.len()).contains(c))
-                .collect();
-        for cut in cuts {
-            plans.push(Move::Split(s as u32, cut, None));
-            let others = (0..problem.devices.len()).filter(|d| *d != usize::from(segments.device[s]));
-            plans.extend(others.map(|d| Move::Split(s as u32, cut, Some(d as u8))));
+        let n = atoms.len();
+        let cuts: BTreeSet<usize> = BTreeSet::from([1, n / 4, n / 2, 3 * n / 4, n.saturating_sub(1)]);
+        for cut in cuts.into_iter().filter(|c| (1..n).contains(c)) {
+            moves.push(Move::Split(s as u32, cut, None));
+            moves.extend(others(s).map(|d| Move::Split(s as u32, cut, Some(d as u8))));
         }
     }
     if problem.atoms.len() <= ATOMWISE_MAX {
         for a in 0..problem.atoms.len() {
-            plans.extend((0..segments.len() as u32).map(|s| Move::Atom(a, s)));
-            plans.extend((0..problem.devices.len()).map(|d| Move::Alone(a, d as u8)));
+            moves.extend((0..count).filter(|s| *s != segments.of[a]).map(|s| Move::Atom(a, s)));
+            moves.extend((0..problem.devices.len()).map(|d| Move::Alone(a, d as u8)));
         }
     }
-    plans.into_iter().filter_map(move |m| apply(problem, segments, &members, m))
+    moves
 }
 
 #[derive(Clone, Copy, Debug)]

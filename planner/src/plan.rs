@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 
-use tandem_ir::fingerprint::Hasher;
+use tandem_ir::format::plan::authored_digest;
 use tandem_ir::graph::{Graph, NodeId};
 use tandem_ir::limits::BATCH_MAX;
 use tandem_ir::machine::Machine;
@@ -183,8 +183,32 @@ fn point(
     config: LaneConfig,
 ) -> Result<Point, PlanError> {
     let problem = bench.problem(batch, config)?;
-    let found = search::search(&problem, input.search, goal, input.budget)?;
+    let mut found = search::search(&problem, input.search, goal, input.budget)?;
+    // The search counts constants alone; what is alive while a route runs is known once it is written.
+    let over = lacking(bench, &problem, &found.best.segments, config);
+    if over > 0 && input.search == Method::Auto {
+        let singles = (0..problem.devices.len()).flat_map(|d| search::single(&problem, d));
+        let fits = singles.filter(|c| lacking(bench, &problem, &c.segments, config) == 0);
+        if let Some(best) = fits.min_by_key(|c| goal.key(&c.score)) {
+            found.best = best;
+            found.chosen = "one device, for the best placement does not fit in memory".into();
+            return Ok(Point { batch, config, problem, found });
+        }
+    }
+    found.best.score.excess += over;
     Ok(Point { batch, config, problem, found })
+}
+
+/// Bytes that lack when every lane has a batch in flight.
+fn lacking(bench: &Workbench<'_>, problem: &Problem, segments: &Segments, config: LaneConfig) -> u64 {
+    let Ok(timeline) = timeline::evaluate(problem, segments) else { return 0 };
+    let head = RouteHead { tenant: String::new(), share_permille: 0, parts: vec![] };
+    let route = emit::route(head, bench.graph, problem, segments, &timeline);
+    let over = |(used, device): (&tandem_ir::plan::MemoryUse, &crate::problem::DeviceModel)| {
+        let peak = used.peak.0.saturating_mul(u64::from(config.lanes.max(1)));
+        used.weights.0.saturating_add(peak).saturating_sub(device.memory.0)
+    };
+    route.memory.iter().zip(&problem.devices).map(over).sum()
 }
 
 /// The batch sizes to try, ascending, and why there are fewer than asked for.
@@ -323,13 +347,6 @@ fn infeasible(input: &PlanInput<'_>, bench: &Workbench<'_>, points: &[Point]) ->
     }
 }
 
-/// Digest of an authored part.
-pub fn authored_fingerprint(authored: &Authored) -> Fingerprint {
-    let mut hasher = Hasher::default();
-    hasher.field(format!("{authored:?}").as_bytes());
-    hasher.finish()
-}
-
 /// Derives the rest of a plan from its authored part: no search, no choice.
 ///
 /// # Errors
@@ -356,7 +373,7 @@ pub fn rebuild(authored: &Authored, input: &RebuildInput<'_>) -> Result<Derived,
         reports = input.reports.to_vec();
     }
     Ok(Derived {
-        authored: authored_fingerprint(authored),
+        authored: authored_digest(authored),
         graphs,
         profile: input.profile_fingerprint,
         machine: input.machine.clone(),

@@ -179,10 +179,9 @@ impl Problem {
         for (i, value) in values.iter_mut().enumerate() {
             value.consumers.sort_unstable();
             value.consumers.dedup();
-            if let (Some(p), Some(c)) = (value.producer, value.consumers.first()) {
-                if *c <= p {
-                    return Err(ProblemError::Order { value: i, producer: p, consumer: *c });
-                }
+            let early = value.producer.zip(value.consumers.first().copied()).filter(|(p, c)| c <= p);
+            if let Some((producer, consumer)) = early {
+                return Err(ProblemError::Order { value: i, producer, consumer });
             }
         }
         let (links, link_lanes) = link_models(&devices, links);

@@ -10,38 +10,9 @@ use tandem_ir::{DType, Fingerprint, Graph};
 
 use crate::emit::{self, RouteHead};
 use crate::problem::{Atom, DeviceModel, Problem, Value};
+pub use crate::rng::Rng;
 use crate::segments;
 use crate::timeline;
-
-/// SplitMix64 (Steele, Lea, Flood 2014): small, seeded, the same everywhere.
-#[derive(Clone, Debug)]
-pub struct Rng(u64);
-
-impl Rng {
-    /// A generator of a seed.
-    pub fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0xD1B5_4A32_D192_ED03)
-    }
-
-    /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `n` (which is not 0).
-    pub fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-
-    /// True one time in `n`.
-    pub fn one_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
-}
 
 /// A device for made-up problems.
 pub fn device(name: &str, launch: u64) -> DeviceModel {
@@ -177,7 +148,7 @@ pub fn graph_of(problem: &Problem) -> Graph {
         let names = |list: &[u32]| list.iter().map(|v| name(*v as usize)).collect::<Vec<_>>();
         builder.node(NodeDraft {
             name: format!("n{a}"),
-            op: "Opaque".into(),
+            op: format!("Opaque{}", a % 3),
             domain: "test".into(),
             inputs: names(problem.reads(a)),
             outputs: names(problem.writes(a)),
