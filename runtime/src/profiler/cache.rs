@@ -1,8 +1,9 @@
 //! What was measured on this machine before, so that it is not measured again.
 //!
-//! One JSON file for each machine and engine version, named after both, in a folder the caller chooses. A file that cannot
-//! be read is ignored with a warning and written anew. Saving reads the file again and adds what is new, so that two
-//! writers lose at most what one of them added in between; the file is written aside and renamed, never half-written.
+//! One JSON file for each machine and engine version, named after both, in a folder the caller chooses. A file that
+//! cannot be read is ignored with a warning and written anew. Saving reads the file again and adds what is new, so
+//! that two writers lose at most what one of them added in between; the file is written aside and renamed, never
+//! half-written.
 //!
 //! Deliberately not a document for people or for other machines: those are profiles (`tandem_ir::format`).
 
@@ -148,7 +149,8 @@ impl Cache {
     /// The folder cannot be made or the file not written; what was there stays as it was.
     pub fn save(&mut self) -> std::io::Result<()> {
         let Some(path) = self.path.clone().filter(|_| self.added != Content::default()) else { return Ok(()) };
-        // Somebody else may have written since this was read. What is on disk wins nothing and loses nothing: ours is newer.
+        // Somebody else may have written since this was read. What is on disk wins nothing and loses nothing: ours is
+        // newer.
         let mut merged = read(&path, &self.identity).unwrap_or_default();
         merged.take(std::mem::take(&mut self.added));
         write(&path, &self.identity, &merged)?;

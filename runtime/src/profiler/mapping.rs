@@ -1,12 +1,12 @@
 //! Which of a model's nodes an engine runs as one.
 //!
-//! Pure: reads a graph and what an engine says it ran, and answers with atoms. An engine node is *anchored* at the model's
-//! nodes whose outputs it makes or whose name it kept; nodes that share an engine node are one atom; nodes that vanished
-//! (fused, folded) join those who read them. Time an engine spends on nodes of its own making (layout changes) goes to the
-//! atom they serve. Measures nothing.
+//! Pure: reads a graph and what an engine says it ran, and answers with atoms. An engine node is *anchored* at the
+//! model's nodes whose outputs it makes or whose name it kept; nodes that share an engine node are one atom; nodes
+//! that vanished (fused, folded) join those who read them. Time an engine spends on nodes of its own making (layout
+//! changes) goes to the atom they serve. Measures nothing.
 //!
-//! Invariants: each placeable node is in exactly one atom; the graph of atoms is acyclic; each engine node is attributed to
-//! exactly one atom, so that sums over atoms are sums over engine nodes.
+//! Invariants: each placeable node is in exactly one atom; the graph of atoms is acyclic; each engine node is
+//! attributed to exactly one atom, so that sums over atoms are sums over engine nodes.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -22,7 +22,8 @@ use crate::engine::{EngineProfile, NodeTiming, OptimizedNode};
 pub struct Mapping {
     /// Atoms, ordered by their first node.
     pub atoms: Vec<Atom>,
-    /// For each atom the positions in [`EngineProfile::nodes`] whose times are its own; empty for an atom that vanished.
+    /// For each atom the positions in [`EngineProfile::nodes`] whose times are its own; empty for an atom that
+    /// vanished.
     pub timed: Vec<Vec<usize>>,
 }
 
@@ -42,7 +43,8 @@ pub fn map(graph: &Graph, profile: &EngineProfile) -> Mapping {
 }
 
 /// Attributes each node the engine timed to one of the given atoms, which may come from another run (another batch or
-/// thread count) of the same model. The answer is parallel to [`EngineProfile::nodes`]; `None` only if there are no atoms.
+/// thread count) of the same model. The answer is parallel to [`EngineProfile::nodes`]; `None` only if there are no
+/// atoms.
 pub fn attribute(graph: &Graph, atoms: &[Atom], profile: &EngineProfile) -> Vec<Option<usize>> {
     let mut atom_of = vec![None; graph.nodes.len()];
     for (a, atom) in atoms.iter().enumerate() {
@@ -89,8 +91,8 @@ pub fn collect(atoms: usize, attribution: &[Option<usize>]) -> Vec<Vec<usize>> {
     timed
 }
 
-/// Atoms for an engine that does not say how it groups nodes: each node is one, but a convolution or matrix product takes
-/// along the normalisation, bias and activation that only it feeds, for every engine fuses those.
+/// Atoms for an engine that does not say how it groups nodes: each node is one, but a convolution or matrix product
+/// takes along the normalisation, bias and activation that only it feeds, for every engine fuses those.
 pub fn plain_atoms(graph: &Graph) -> Vec<Atom> {
     let mut groups = Groups::new(graph.nodes.len());
     for id in graph.placeable().filter(|id| HEADS.contains(&graph.node(*id).op.name.as_str())) {
@@ -154,15 +156,15 @@ impl<'a> Names<'a> {
     }
 
     /// The placeable node an engine node's name speaks of. ONNX Runtime's NCHWc pass names nodes after the tensor they
-    /// made (`TENSOR_nchwc`); all others keep the cutter's `n<ID>_NAME` somewhere (`fused n5_conv`).
+    /// made (`TENSOR_nchwc`); all others keep the cutter's `n<ID>_<OPERATOR>` somewhere (`fused n5_Conv`).
     fn anchor(&self, graph: &Graph, name: &str) -> Option<NodeId> {
         let blocked = name.rfind("_nchwc").and_then(|end| self.producer(graph, &name[..end]));
         blocked.or_else(|| cut_name(graph, name))
     }
 }
 
-/// The node whose name, as the cutter writes it, is in an engine's name: the first that fits. The node's own name must
-/// follow the number, for tensors may be called `n5_x` as well.
+/// The node whose name, as the cutter writes it (`n5_Conv`), is in an engine's name: the first that fits. Its operator
+/// must follow the number, for tensors may be called `n5_x` as well.
 fn cut_name(graph: &Graph, name: &str) -> Option<NodeId> {
     let starts = name.match_indices('n').filter(|(at, _)| {
         let before = name[..*at].chars().next_back();
@@ -170,7 +172,7 @@ fn cut_name(graph: &Graph, name: &str) -> Option<NodeId> {
     });
     starts.filter_map(|(at, _)| number(&name[at + 1..])).find_map(|(id, rest)| {
         let node = graph.nodes.get(id)?;
-        (!node.folded && rest.starts_with(&node.name)).then_some(NodeId(id as u32))
+        (!node.folded && rest.starts_with(&node.op.name)).then_some(NodeId(id as u32))
     })
 }
 
@@ -288,8 +290,8 @@ fn into_atoms(graph: &Graph, mut groups: Groups) -> Vec<Atom> {
     members.into_values().map(atom).collect()
 }
 
-/// Joins groups that lie on a common cycle, by Kosaraju's two passes over the graph of groups: components are the trees of
-/// a backward search that starts from nodes in reverse order of completion.
+/// Joins groups that lie on a common cycle, by Kosaraju's two passes over the graph of groups: components are the
+/// trees of a backward search that starts from nodes in reverse order of completion.
 fn contract_cycles(graph: &Graph, before: &[Vec<NodeId>], groups: &mut Groups) {
     let n = graph.nodes.len();
     let (mut ahead, mut behind) = (vec![vec![]; n], vec![vec![]; n]);

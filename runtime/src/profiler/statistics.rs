@@ -1,8 +1,9 @@
 //! From many runs to one number that adds up.
 //!
-//! Pure. A run that was disturbed is disturbed everywhere at once, and durations are skewed: the sum of each part's median
-//! lies well under the median of the whole (a third under it on a busy machine with two threads). So the middle half of the
-//! *runs*, ranked by their total, is taken and averaged: robust as a median, and yet the parts add up to the whole exactly.
+//! Pure. A run that was disturbed is disturbed everywhere at once, and durations are skewed: the sum of each part's
+//! median lies well under the median of the whole (a third under it on a busy machine with two threads). So the middle
+//! half of the *runs*, ranked by their total, is taken and averaged: robust as a median, and yet the parts add up to
+//! the whole exactly.
 
 use tandem_ir::Nanos;
 use tandem_ir::profile::{Method, Timing};

@@ -1,0 +1,185 @@
+//! Does the profile predict? Whole models from per-operator samples alone, beside the same models run whole.
+//!
+//! Profiled and plain runs take turns in one loop, so that drift hits both alike. The prediction is the sum of the
+//! samples of the model's atoms and the generic launch cost of a run; nothing measured of the whole model goes in.
+
+use std::sync::Arc;
+
+use tandem_core::rng::Rng;
+use tandem_ir::Nanos;
+use tandem_onnx::cut;
+use tandem_onnx::import::Model;
+
+use super::budget::Budget;
+use super::cache::SessionCost;
+use super::sampling::{Point, Sampler, Take};
+use super::{ProfileError, feeds, overhead, pooled, statistics};
+use crate::engine::Engine;
+
+/// Rounds of a model: at least 30 for the interval to mean something, fewer where a round takes seconds.
+pub const ROUNDS: Budget =
+    Budget { rounds_min: 30, rounds_max: 100, aim: Nanos(10_000_000_000), guard: Nanos(60_000_000_000) };
+
+/// One line of the table.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    /// The model's name.
+    pub model: String,
+    /// Batch size.
+    pub batch: u64,
+    /// Threads.
+    pub threads: u32,
+    /// Operators timed as one each.
+    pub atoms: usize,
+    /// Sum of the atoms' samples and the generic launch cost.
+    pub predicted: Nanos,
+    /// Whole plain runs: mean of the middle half, as samples are.
+    pub measured: Nanos,
+    /// Where the error lies with 95 % confidence, as shares: rounds drawn again with both their runs ([`interval`]).
+    pub interval: (f64, f64),
+    /// Rounds behind both.
+    pub rounds: u32,
+}
+
+impl Row {
+    /// How far the prediction is off, as a share of the measured duration; positive where it is too long.
+    pub fn error(&self) -> f64 {
+        share(self.predicted.0, self.measured.0)
+    }
+}
+
+fn share(predicted: u64, measured: u64) -> f64 {
+    (predicted as f64 - measured as f64) / measured.max(1) as f64
+}
+
+fn middle(durations: &[u64]) -> u64 {
+    statistics::mean_of(durations, &statistics::middle_runs(durations))
+}
+
+/// The 95 % bootstrap interval of the error. A round's profiled and plain run are drawn together, for they share the
+/// machine's state. `launch_ns` is added to each profiled run.
+pub fn interval(timed_ns: &[u64], whole_ns: &[u64], launch_ns: u64) -> (f64, f64) {
+    let rounds = timed_ns.len().min(whole_ns.len());
+    if rounds == 0 {
+        return (0.0, 0.0);
+    }
+    let mut rng = Rng::new(super::SEED);
+    let mut draw = || {
+        let drawn: Vec<usize> = (0..rounds).map(|_| rng.below(rounds as u64) as usize).collect();
+        let of = |all: &[u64]| middle(&drawn.iter().map(|r| all[*r]).collect::<Vec<u64>>());
+        share(of(timed_ns) + launch_ns, of(whole_ns))
+    };
+    let mut errors: Vec<f64> = (0..DRAWS).map(|_| draw()).collect();
+    errors.sort_by(f64::total_cmp);
+    (errors[DRAWS / 40], errors[DRAWS - 1 - DRAWS / 40])
+}
+
+/// Bootstrap draws: the ends of a 95 % interval then rest on 25 of them each.
+const DRAWS: usize = 1000;
+
+/// Median and worst of the rows' absolute errors, as shares; 0 of none.
+pub fn errors(rows: &[Row]) -> (f64, f64) {
+    let mut all: Vec<f64> = rows.iter().map(|r| r.error().abs()).collect();
+    all.sort_by(f64::total_cmp);
+    let middle = match all.len() {
+        0 => 0.0,
+        n if n % 2 == 1 => all[n / 2],
+        n => (all[n / 2 - 1] + all[n / 2]) / 2.0,
+    };
+    (middle, all.last().copied().unwrap_or(0.0))
+}
+
+/// Predicts and measures models at all points; `rounds` overrides how often. Rows come model by model, as they are
+/// done, through the closure too.
+///
+/// # Errors
+/// A model that the engine cannot load or run, named.
+pub fn bench_profile(
+    models: &[(&str, &Model)],
+    engine: &dyn Engine,
+    points: &[Point],
+    rounds: Option<u32>,
+    done: &mut dyn FnMut(&[Row]),
+) -> Result<Vec<Row>, ProfileError> {
+    let mut costs: Vec<(u32, SessionCost)> = vec![];
+    for point in points {
+        if costs.iter().all(|(t, _)| *t != point.threads) {
+            costs.push((point.threads, overhead::measure(engine, point.threads)?));
+        }
+    }
+    let mut table = vec![];
+    for (name, model) in models {
+        let rows = bench_model(name, model, engine, points, rounds, &costs).map_err(|e| e.of_model(name))?;
+        done(&rows);
+        table.extend(rows);
+    }
+    Ok(table)
+}
+
+fn bench_model(
+    name: &str,
+    model: &Model,
+    engine: &dyn Engine,
+    points: &[Point],
+    rounds: Option<u32>,
+    costs: &[(u32, SessionCost)],
+) -> Result<Vec<Row>, ProfileError> {
+    let image = cut::cut_whole(model)?;
+    let mut fed = vec![];
+    for point in points {
+        fed.push((*point, Arc::new(feeds(&model.graph, point.batch)?)));
+    }
+    let mut sampler = Sampler::load(engine, &image, &model.graph, &fed, Take { profiled: true, whole: true })?;
+    let round = sampler.warm_up()?;
+    let rounds = rounds.unwrap_or_else(|| ROUNDS.rounds(round)).max(1);
+    for _ in 0..rounds {
+        sampler.round()?;
+    }
+    let cost = |threads: u32| costs.iter().find(|(t, _)| *t == threads).map(|(_, c)| *c);
+    let samples = sampler.finish(None, &|t| cost(t).map_or(0, |c| c.timing_overhead_ns))?;
+    let row = |s: &super::sampling::Sampled| {
+        // As the planner does it: each atom costs what its signature's sample says.
+        let by_signature = pooled(&samples.atoms, &s.atoms);
+        let sum: Nanos = samples.atoms.iter().filter_map(|a| by_signature.get(&a.signature)).map(|t| t.median).sum();
+        let launch = cost(s.point.threads).map_or(0, |c| c.launch_ns);
+        Row {
+            model: name.to_owned(),
+            batch: s.point.batch,
+            threads: s.point.threads,
+            atoms: samples.atoms.len(),
+            predicted: sum + Nanos(launch),
+            measured: Nanos(middle(&s.whole_ns)),
+            interval: interval(&s.timed_ns, &s.whole_ns, launch),
+            rounds,
+        }
+    };
+    Ok(samples.points.iter().map(row).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(predicted: u64, measured: u64) -> Row {
+        let (predicted, measured) = (Nanos(predicted), Nanos(measured));
+        Row { model: "m".into(), batch: 1, threads: 1, atoms: 1, predicted, measured, interval: (0.0, 0.0), rounds: 30 }
+    }
+
+    #[test]
+    fn errors_are_shares_of_the_measured() {
+        let rows = [row(110, 100), row(97, 100), row(100, 100)];
+        assert_eq!(errors(&rows), (0.03, 0.1));
+        assert_eq!(errors(&[]), (0.0, 0.0));
+        assert_eq!(row(5, 0).error(), 5.0);
+    }
+
+    #[test]
+    fn the_interval_holds_the_error_and_pairs_rounds() {
+        // A machine that is twice as slow every other round: each run varies much, their ratio not at all.
+        let whole: Vec<u64> = (0..40).map(|i| 1_000 * (1 + i % 2)).collect();
+        let timed: Vec<u64> = whole.iter().map(|w| w * 9 / 10).collect();
+        let (low, high) = interval(&timed, &whole, 0);
+        assert!(low <= high && (low + 0.1).abs() < 1e-3 && (high + 0.1).abs() < 1e-3, "{low} {high}");
+        assert_eq!(interval(&[], &whole, 0), (0.0, 0.0));
+    }
+}

@@ -1,0 +1,183 @@
+//! Atoms run alone, for engines that do not time their nodes; and whole segments.
+//!
+//! Each distinct atom is cut out and run on its own, over all settings in turn. What comes in has the shape that was
+//! observed; numbers that are no floats (indices, shapes, masks) are the ones that truly arrive there, taken from a
+//! run of the model with those values as extra outputs, for a made-up index would fail. Floats are made up.
+//!
+//! A run alone pays the launch of a session, which is taken off; what fusion and layout across atoms would have saved
+//! is not in the numbers.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Instant;
+
+use tandem_ir::profile::{Atom, Method, Timing};
+use tandem_ir::signature::Signature;
+use tandem_ir::{DType, Fact, Graph, Nanos, NodeId, TensorId};
+use tandem_onnx::cut::{self, boundary};
+use tandem_onnx::import::Model;
+use tandem_onnx::value::{TensorValue, Value};
+
+use super::budget::Budget;
+use super::sampling::Point;
+use super::{ProfileError, feeds, statistics};
+use crate::engine::{Engine, Session, SessionOptions};
+
+/// What was measured, and what could not be.
+#[derive(Clone, Debug, Default)]
+pub struct Isolated {
+    /// Durations by signature and point.
+    pub timings: Vec<(Signature, Point, Timing)>,
+    /// Atoms that could not be run alone, with the engine's words.
+    pub failures: Vec<(Signature, String)>,
+}
+
+/// Measures each distinct atom alone at all points. `launch_ns` is the cost of a session's run by thread count.
+///
+/// # Errors
+/// The model as a whole cannot be run. An atom that cannot is listed in [`Isolated::failures`].
+pub fn measure(
+    engine: &dyn Engine,
+    model: &Model,
+    atoms: &[Atom],
+    points: &[Point],
+    launch_ns: &dyn Fn(u32) -> u64,
+    progress: &mut dyn FnMut(usize, usize, &Signature),
+) -> Result<Isolated, ProfileError> {
+    let mut distinct: BTreeMap<&Signature, &Atom> = BTreeMap::new();
+    for atom in atoms {
+        distinct.entry(&atom.signature).or_insert(atom);
+    }
+    let pieces: Vec<&[NodeId]> = distinct.values().map(|a| a.nodes.as_slice()).collect();
+    let arriving = Arriving::observe(engine, model, &pieces, points)?;
+    let mut result = Isolated::default();
+    for (done, (signature, atom)) in distinct.iter().enumerate() {
+        progress(done, distinct.len(), signature);
+        match piece(engine, model, &atom.nodes, points, &arriving, &Budget::ATOM) {
+            Ok(durations) => {
+                for (point, durations) in points.iter().zip(durations) {
+                    let mut timing = statistics::timing(&durations, Method::Isolated);
+                    timing.median = timing.median.saturating_sub(Nanos(launch_ns(point.threads)));
+                    result.timings.push(((*signature).clone(), *point, timing));
+                }
+            }
+            Err(error) => result.failures.push(((*signature).clone(), error.to_string())),
+        }
+    }
+    Ok(result)
+}
+
+/// Measures nodes (ascending) as one segment, launch included, at one point.
+///
+/// # Errors
+/// The model or the segment cannot be run.
+pub fn segment(engine: &dyn Engine, model: &Model, nodes: &[NodeId], point: Point) -> Result<Timing, ProfileError> {
+    let arriving = Arriving::observe(engine, model, &[nodes], &[point])?;
+    let durations = piece(engine, model, nodes, &[point], &arriving, &Budget::MODEL)?;
+    Ok(statistics::timing(&durations[0], Method::Isolated))
+}
+
+/// Durations of a piece by point, in nanoseconds.
+fn piece(
+    engine: &dyn Engine,
+    model: &Model,
+    nodes: &[NodeId],
+    points: &[Point],
+    arriving: &Arriving,
+    budget: &Budget,
+) -> Result<Vec<Vec<u64>>, ProfileError> {
+    let (inputs, outputs) = boundary(&model.graph, nodes);
+    let image = cut::cut(model, nodes, &inputs, &outputs)?;
+    let mut sessions: BTreeMap<u32, Arc<dyn Session>> = BTreeMap::new();
+    let mut runs: Vec<(Arc<dyn Session>, Vec<Value>)> = vec![];
+    for point in points {
+        let session = match sessions.get(&point.threads) {
+            Some(session) => session.clone(),
+            None => engine.load(&image, &SessionOptions { threads: point.threads, optimize: true, profile: false })?,
+        };
+        sessions.insert(point.threads, session.clone());
+        let values = inputs.iter().map(|t| arriving.value(&model.graph, *t, point.batch));
+        runs.push((session, values.collect::<Result<_, _>>()?));
+    }
+    let mut durations = vec![vec![]; points.len()];
+    let turn = |durations: &mut Vec<Vec<u64>>| -> Result<Nanos, ProfileError> {
+        let begin = Instant::now();
+        for ((session, values), durations) in runs.iter().zip(durations) {
+            let start = Instant::now();
+            session.run(values)?;
+            durations.push(start.elapsed().as_nanos() as u64);
+        }
+        Ok(Nanos(begin.elapsed().as_nanos() as u64))
+    };
+    turn(&mut durations)?;
+    durations.iter_mut().for_each(Vec::clear);
+    // The first counted round tells how many there will be.
+    let first = turn(&mut durations)?;
+    for _ in 1..budget.rounds(first) {
+        turn(&mut durations)?;
+    }
+    Ok(durations)
+}
+
+/// Values that arrive at pieces and cannot be made up, by tensor and batch.
+struct Arriving {
+    values: HashMap<(TensorId, u64), Value>,
+}
+
+impl Arriving {
+    /// Runs the whole model once a batch, with what the pieces read as extra outputs.
+    fn observe(
+        engine: &dyn Engine,
+        model: &Model,
+        pieces: &[&[NodeId]],
+        points: &[Point],
+    ) -> Result<Self, ProfileError> {
+        let graph = &model.graph;
+        let read: BTreeSet<TensorId> = pieces.iter().flat_map(|nodes| boundary(graph, nodes).0).collect();
+        let fed = |t: &TensorId| graph.inputs.contains(t);
+        let wanted: Vec<TensorId> =
+            read.iter().copied().filter(|t| !fed(t) && !is_made_up(&graph.tensor(*t).fact)).collect();
+        let batches: BTreeSet<u64> = points.iter().map(|p| p.batch).collect();
+        let mut values = HashMap::new();
+        for batch in &batches {
+            let inputs = feeds(graph, *batch)?;
+            if !wanted.is_empty() {
+                let nodes: Vec<NodeId> = graph.placeable().collect();
+                let image = cut::cut(model, &nodes, &graph.inputs, &wanted)?;
+                let session = engine.load(&image, &SessionOptions { threads: 1, optimize: false, profile: false })?;
+                let made = session.run(&inputs)?;
+                values.extend(wanted.iter().zip(made).map(|(t, v)| ((*t, *batch), v)));
+            }
+            values.extend(graph.inputs.iter().zip(inputs).map(|(t, v)| ((*t, *batch), v)));
+        }
+        Ok(Self { values })
+    }
+
+    fn value(&self, graph: &Graph, tensor: TensorId, batch: u64) -> Result<Value, ProfileError> {
+        if let Some(value) = self.values.get(&(tensor, batch)) {
+            return Ok(value.clone());
+        }
+        let t = graph.tensor(tensor);
+        made_up(&t.fact, batch).ok_or_else(|| ProfileError::Shape { tensor: t.name.clone() })
+    }
+}
+
+/// Whether a value of this kind may be made up: floats of known shape.
+fn is_made_up(fact: &Fact) -> bool {
+    fact.crosses_devices() && fact.dtype.is_some_and(DType::is_float) && fact.dims_at(1).is_some()
+}
+
+/// Floats between -0.5 and 0.5 without pattern (zeros for types other than f32).
+fn made_up(fact: &Fact, batch: u64) -> Option<Value> {
+    let (dtype, dims) = (fact.dtype?, fact.dims_at(batch)?);
+    let bytes = fact.bytes_at(batch)?;
+    if dtype != DType::F32 {
+        return Some(Value::Tensor(TensorValue::new(dtype, dims, vec![0; bytes as usize])));
+    }
+    let element = |i: u64| {
+        let mixed = (i as u32).wrapping_mul(2_654_435_761) >> 8;
+        (mixed as f32 / (1 << 24) as f32 - 0.5).to_le_bytes()
+    };
+    let data: Vec<u8> = (0..bytes / 4).flat_map(element).collect();
+    Some(Value::Tensor(TensorValue::new(dtype, dims, data)))
+}
