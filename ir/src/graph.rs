@@ -136,9 +136,10 @@ impl Fact {
         axes.next().filter(|_| axes.next().is_none())
     }
 
-    /// Whether a boundary between devices may cut this value: a dense tensor of numbers.
+    /// Whether a boundary between devices may cut this value: a dense tensor, known to be one of numbers. What nobody could
+    /// type may be a sequence, and no engine takes an input without a type.
     pub fn crosses_devices(&self) -> bool {
-        self.kind == Kind::Tensor && self.dtype != Some(DType::String)
+        self.kind == Kind::Tensor && self.dtype.is_some_and(|dtype| dtype != DType::String)
     }
 }
 

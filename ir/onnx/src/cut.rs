@@ -101,8 +101,10 @@ pub fn cut(
     if graph.name.is_empty() {
         "graph".clone_into(&mut graph.name);
     }
+    // Engines infer shapes through all branches of a body, the ones not taken too, and refuse a size that contradicts one.
+    let sized = nodes.iter().all(|n| model.graph.node(*n).bodies.is_empty());
     for input in inputs {
-        graph.input.push(typed_input(model, *input)?);
+        graph.input.push(typed_input(model, *input, sized)?);
     }
     let name = |t: &TensorId| model.graph.tensor(*t).name.clone();
     graph.output = outputs.iter().map(|t| ValueInfoProto { name: name(t), ..Default::default() }).collect();
@@ -239,22 +241,22 @@ fn image_node(model: &Model, id: NodeId) -> NodeProto {
     copy
 }
 
-/// The input's name and type.
-fn typed_input(model: &Model, id: TensorId) -> Result<ValueInfoProto, CutError> {
+/// The input's name and type; `sized`: with the sizes that were seen.
+fn typed_input(model: &Model, id: TensorId, sized: bool) -> Result<ValueInfoProto, CutError> {
     let tensor = model.graph.tensor(id);
     let declared = model.types.get(&id);
     let of_graph = model.graph.inputs.contains(&id) && tensor.fact.origin <= Origin::Declared;
     let r#type = match declared {
         Some(declared) if of_graph || tensor.fact.kind != Kind::Tensor => declared.clone(),
-        _ => fact_type(&tensor.fact, id).ok_or_else(|| CutError::Untyped { tensor: tensor.name.clone() })?,
+        _ => fact_type(&tensor.fact, id, sized).ok_or_else(|| CutError::Untyped { tensor: tensor.name.clone() })?,
     };
     Ok(ValueInfoProto { name: tensor.name.clone(), r#type: Some(r#type), ..ValueInfoProto::default() })
 }
 
 /// A dense tensor's type; free sizes get symbols of their own, so that engines tie none to another.
-fn fact_type(fact: &Fact, id: TensorId) -> Option<TypeProto> {
+fn fact_type(fact: &Fact, id: TensorId, sized: bool) -> Option<TypeProto> {
     let dtype = fact.dtype.filter(|_| fact.kind == Kind::Tensor)?;
-    let trusted = fact.origin > Origin::Declared;
+    let trusted = sized && fact.origin > Origin::Declared;
     let dim = |(axis, dim): (usize, &Dim)| {
         let value = match dim {
             Dim::Known(n) if trusted => i64::try_from(*n).ok().map(DimValue::Value),
