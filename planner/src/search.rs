@@ -245,6 +245,8 @@ pub fn search(problem: &Problem, method: Method, goal: Goal, budget: u64) -> Res
     let refuse = |reason: String| PlanError::Method { method: method.to_string(), reason };
     let mut stopped = "all candidates scored".to_owned();
     match method {
+        // Outputs that are all inputs or constants: there is nothing to place, and nothing to search.
+        _ if problem.atoms.is_empty() && method != Method::None => pool.offer("nothing", single(problem, HOST), 1),
         Method::Auto => stopped = auto(problem, goal, budget, &mut pool),
         Method::CpuOnly => pool.offer("cpu-only", single(problem, HOST), 1),
         Method::GpuOnly => {
