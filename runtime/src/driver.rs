@@ -1,12 +1,12 @@
 //! Executes a route for one batch on real devices.
 //!
-//! [`RouteRunner::prepare`] cuts and loads every segment once; [`RouteRunner::run`] executes the steps. Which step may run
-//! when is [`tandem_core::Execution`]'s to say; here are the clock, the threads and the data.
+//! [`RouteRunner::prepare`] cuts and loads every segment once; [`RouteRunner::run`] executes the steps. Which step may
+//! run when is [`tandem_core::Execution`]'s to say; here are the clock, the threads and the data.
 //!
-//! Lanes are in-order queues that are executed one step at a time each, and no lane is tied to a thread: whoever ends a step
-//! takes over what became ready, so that a chain of segments and copies costs no hand-over between threads, and further
-//! threads are woken only for steps that can run beside it. There are at most as many threads as lanes, the caller's among
-//! them; a route of one lane runs on the caller's thread alone.
+//! Lanes are in-order queues that are executed one step at a time each, and no lane is tied to a thread: whoever ends a
+//! step takes over what became ready, so that a chain of segments and copies costs no hand-over between threads, and
+//! further threads are woken only for steps that can run beside it. There are at most as many threads as lanes, the
+//! caller's among them; a route of one lane runs on the caller's thread alone.
 //!
 //! Data: values are handed around, never copied, except by copies between memories (see [`space`]).
 
@@ -31,7 +31,8 @@ use space::Space;
 /// How a route is prepared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunnerOptions {
-    /// Puts absent devices on the numeric emulator, takes another engine where the planned one is missing, and caps threads.
+    /// Puts absent devices on the numeric emulator, takes another engine where the planned one is missing, and caps
+    /// threads.
     pub emulate: bool,
     /// Most threads of one segment's run; the machine's own where `None`.
     pub threads_max: Option<u32>,
@@ -54,8 +55,8 @@ pub struct RunOutput {
     pub steps: Vec<(u64, u64)>,
     /// From the call of `run` until the outputs were there, in nanoseconds.
     pub total_ns: u64,
-    /// What computed on each device of the machine, by position: `ort 1.31.1, 2 threads`, `numeric emulator over ort ..`;
-    /// empty for a device the route does not use.
+    /// What computed on each device of the machine, by position: `ort 1.31.1, 2 threads`, `numeric emulator over ort
+    /// ..`; empty for a device the route does not use.
     pub devices: Arc<[String]>,
 }
 
@@ -135,12 +136,11 @@ struct Work {
 impl RouteRunner {
     /// Cuts and loads the route's segments. `engines` are those of this machine's processor, the preferred one first.
     ///
-    /// The first device is the host and computes on the first of its planned engines that is here; other devices are emulated
-    /// by the host's engine where the machine says so, or where they are absent and `options.emulate` is set.
+    /// The first device is the host and computes on the first of its planned engines that is here; other devices are
+    /// emulated by the host's engine where the machine says so, or where they are absent and `options.emulate` is set.
     ///
-    /// # Errors
-    /// A route that contradicts itself, the machine or the model; devices, engines or threads that are missing; a segment
-    /// that cannot be cut or loaded.
+    /// # Errors A route that contradicts itself, the machine or the model; devices, engines or threads that are
+    /// missing; a segment that cannot be cut or loaded.
     pub fn prepare(
         route: &Route,
         model: &Model,
@@ -174,8 +174,8 @@ impl RouteRunner {
 
     /// Runs one batch. Inputs are in the order of the graph's inputs.
     ///
-    /// # Errors
-    /// Inputs that do not fit the route; the first step that failed, with its segment and nodes. The runner stays usable.
+    /// # Errors Inputs that do not fit the route; the first step that failed, with its segment and nodes. The runner
+    /// stays usable.
     pub fn run(&mut self, inputs: Vec<Value>) -> Result<RunOutput, RunError> {
         let begin = Instant::now();
         self.check_inputs(&inputs)?;

@@ -1,8 +1,9 @@
 //! What every tensor of a model really is: type and shape, seen in a run.
 //!
 //! Declared shapes can be wrong, and many cannot be inferred. So the model is run in pieces of consecutive nodes, not
-//! optimised, with everything the nodes make as outputs, each piece fed with what earlier ones made. Each node runs once, and
-//! only values that later pieces read are kept, so that memory is bounded by what is alive plus one piece's outputs.
+//! optimised, with everything the nodes make as outputs, each piece fed with what earlier ones made. Each node runs
+//! once, and only values that later pieces read are kept, so that memory is bounded by what is alive plus one piece's
+//! outputs.
 //!
 //! Values inside control-flow bodies are not seen.
 
@@ -27,9 +28,9 @@ const PIECE_NODES_MAX: usize = 512;
 /// Types and shapes by tensor name.
 pub type Observed = HashMap<String, (DType, Vec<u64>)>;
 
-/// Runs the model once on `inputs` (in the order of the graph's inputs) and returns the type and shape of every dense tensor
-/// outside bodies that is no constant: graph inputs, and what nodes make. Sequences, maps and optionals without a value are
-/// not in it.
+/// Runs the model once on `inputs` (in the order of the graph's inputs) and returns the type and shape of every dense
+/// tensor outside bodies that is no constant: graph inputs, and what nodes make. Sequences, maps and optionals without
+/// a value are not in it.
 ///
 /// # Errors
 /// Wrong number of inputs; a node that the engine cannot run alone, with the engine's words.
@@ -109,8 +110,8 @@ impl Observer<'_> {
         self.alive.insert(id, value);
     }
 
-    /// Runs a piece with all it makes as outputs. A piece that fails is halved, down to single nodes; a node that fails so
-    /// is tried with the outputs alone that anybody reads.
+    /// Runs a piece with all it makes as outputs. A piece that fails is halved, down to single nodes; a node that fails
+    /// so is tried with the outputs alone that anybody reads.
     fn run(&mut self, piece: &[NodeId]) -> Result<(), EngineError> {
         let made: Vec<TensorId> = piece.iter().flat_map(|n| self.model.graph.node(*n).writes()).collect();
         let error = match self.try_run(piece, &made) {

@@ -17,8 +17,8 @@ pub struct PlainNode {
     pub outputs: Vec<String>,
 }
 
-/// The nodes of a model file's graph in the file's order, those of bodies and functions left out. The file is read whole:
-/// meant for files whose weights lie beside them.
+/// The nodes of a model file's graph in the file's order, those of bodies and functions left out. The file is read
+/// whole: meant for files whose weights lie beside them.
 ///
 /// # Errors
 /// The file cannot be read, or is no ONNX model.

@@ -1,8 +1,8 @@
 //! The *numeric* emulator: an accelerator whose arithmetic a CPU engine does, behind a memory of its own.
 //!
 //! What it emulates is the separation: a value is on the device only once a copy to it or a run on it has completed.
-//! Buffers are handles; reading one that was never written, was freed, or belongs to another device is an error, so that a
-//! plan with a copy missing fails here as it would on an accelerator. Copies copy every byte.
+//! Buffers are handles; reading one that was never written, was freed, or belongs to another device is an error, so
+//! that a plan with a copy missing fails here as it would on an accelerator. Copies copy every byte.
 //!
 //! What it does not emulate is time: see the timing emulator of `tandem-core` for that.
 

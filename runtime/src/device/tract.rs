@@ -1,15 +1,16 @@
 //! tract: the engine that is always there, pure Rust, nothing to install.
 //!
 //! A segment is analysed at concrete input shapes, when the first run brings them (or at load, where the model declares
-//! them all); plans for the last few shapes are kept. tract needs every size while it plans: where a size comes in as a value
-//! (a shape computed by another segment), the plan is made for the values of the small integer inputs, and again for others.
-//! A model whose sizes depend on data inside it may be refused.
+//! them all); plans for the last few shapes are kept. tract needs every size while it plans: where a size comes in as a
+//! value (a shape computed by another segment), the plan is made for the values of the small integer inputs, and again
+//! for others. A model whose sizes depend on data inside it may be refused.
 //!
-//! Threads: one run uses one thread, whatever the options say. tract can spread its matrix products over a thread pool, but
-//! only with a feature of its linear-algebra crate that this workspace does not enable; lanes are what uses more cores.
+//! Threads: one run uses one thread, whatever the options say. tract can spread its matrix products over a thread pool,
+//! but only with a feature of its linear-algebra crate that this workspace does not enable; lanes are what uses more
+//! cores.
 //!
-//! Values: tensors of booleans, integers of 8 to 64 bits, f16, f32, f64 and UTF-8 strings. Inputs are copied in (tract owns
-//! its tensors); outputs are handed out where they lie.
+//! Values: tensors of booleans, integers of 8 to 64 bits, f16, f32, f64 and UTF-8 strings. Inputs are copied in (tract
+//! owns its tensors); outputs are handed out where they lie.
 //!
 //! A panic inside tract is an error of the session, which stays usable.
 
@@ -32,8 +33,8 @@ use crate::engine::{Engine, EngineError, EngineProfile, NodeTiming, OptimizedNod
 /// The engine's name.
 pub const NAME: &str = "tract";
 
-/// Plans kept a session, one a combination of input shapes. A plan holds packed weights, so more would multiply memory; a
-/// route runs at one shape point.
+/// Plans kept a session, one a combination of input shapes. A plan holds packed weights, so more would multiply memory;
+/// a route runs at one shape point.
 const PLANS_MAX: usize = 4;
 
 /// The engine. It has no state.

@@ -1,9 +1,9 @@
 //! The threads that execute a route's steps.
 //!
-//! Every thread, the caller's among them, does the same: take a lane that has a submitted step and that nobody works on,
-//! execute the step, tell the execution, go on, with the same lane first. A thread that finds more than it can do wakes
-//! another; one that finds nothing waits. So a chain of steps stays on one thread, whatever lanes it crosses, and lanes that
-//! are busy at the same time get a thread each.
+//! Every thread, the caller's among them, does the same: take a lane that has a submitted step and that nobody works
+//! on, execute the step, tell the execution, go on, with the same lane first. A thread that finds more than it can do
+//! wakes another; one that finds nothing waits. So a chain of steps stays on one thread, whatever lanes it crosses, and
+//! lanes that are busy at the same time get a thread each.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,8 +18,8 @@ use super::{RunError, Work};
 use crate::device::panic_words;
 use crate::engine::EngineError;
 
-/// How long a thread without work looks for some before it sleeps. A sleeping thread takes 5-50 us to wake, a step rarely
-/// follows later than this; longer would take the core from an engine's threads.
+/// How long a thread without work looks for some before it sleeps. A sleeping thread takes 5-50 us to wake, a step
+/// rarely follows later than this; longer would take the core from an engine's threads.
 const SPIN: Duration = Duration::from_micros(5);
 
 /// What has become of a batch.

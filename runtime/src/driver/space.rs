@@ -1,7 +1,7 @@
 //! Memories, for one batch in flight: where the values of a route are.
 //!
-//! A value gets onto a device by a copy or by a run there, and by nothing else. The host hands values around without copying
-//! a byte; an emulated device copies every byte that comes or goes.
+//! A value gets onto a device by a copy or by a run there, and by nothing else. The host hands values around without
+//! copying a byte; an emulated device copies every byte that comes or goes.
 
 use std::sync::{Mutex, MutexGuard};
 

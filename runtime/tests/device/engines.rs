@@ -28,12 +28,55 @@ fn weights_beside_the_model_are_used() {
     for engine in engines("weights") {
         for optimize in [true, false] {
             let options = SessionOptions { optimize, ..SessionOptions::default() };
-            let session = engine.load(&square_plus(&[10.0, 20.0, 30.0]), &options).expect(engine.name());
+            let session = engine.load(&square_plus(&[10.0, 20.0, 30.0]), &options).expect("loads");
             let x = f32s(&[2, 3], &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
             for _ in 0..2 {
                 let y = session.run(std::slice::from_ref(&x)).expect("runs");
                 assert_eq!(read_f32s(&y[0]), [10.0, 21.0, 34.0, 19.0, 36.0, 55.0], "{}", engine.name());
             }
+        }
+    }
+}
+
+/// Weights pose as files, whose names ONNX Runtime takes for paths.
+#[test]
+fn weights_may_have_any_name() {
+    let names = [
+        "/a/b",
+        "a//b",
+        "../up",
+        "a/../c",
+        "./d",
+        "463",
+        "onnx::MatMul_7",
+        "d/",
+        "C:\\\\e",
+        "ünï",
+        " ",
+        ".",
+        "..",
+        "/",
+        "a/b",
+    ];
+    let nodes = (0..names.len()).map(|i| {
+        let from = if i == 0 { "x".to_owned() } else { format!("y{}", i - 1) };
+        node("Mul", &format!("n{i}"), &[&from, names[i]], &[&format!("y{i}")])
+    });
+    let weight = |i: usize| {
+        let bytes = (1.0 + i as f32 / 64.0).to_le_bytes().repeat(3);
+        Weight { name: names[i].into(), dtype: DType::F32, dims: vec![3], data: bytes.into() }
+    };
+    let weights: Vec<Weight> = (0..names.len()).map(weight).collect();
+    let expected: f32 = (0..names.len()).map(|i| 1.0 + i as f32 / 64.0).product();
+    let kind = tensor(DType::F32, &[3]);
+    let last = format!("y{}", names.len() - 1);
+    let image = image_with(nodes.collect(), &[("x", kind.clone())], &[(&last, kind)], weights, 17);
+    for engine in engines("names of weights") {
+        for optimize in [true, false] {
+            let options = SessionOptions { optimize, ..SessionOptions::default() };
+            let session = engine.load(&image, &options).unwrap_or_else(|e| panic!("{e}"));
+            let found = read_f32s(&session.run(&[f32s(&[3], &[1.0; 3])]).expect("runs")[0]);
+            assert!((found[0] - expected).abs() < 1e-5, "{}: {found:?} for {expected}", engine.name());
         }
     }
 }
@@ -121,13 +164,25 @@ fn every_element_type_passes() {
         };
         let x = Value::Tensor(TensorValue { dtype, dims: vec![2, 3], data });
         match engine.load(&image, &SessionOptions::default()) {
-            Ok(session) => assert_eq!(session.run(std::slice::from_ref(&x)).expect(dtype.name())[0], x, "{dtype}"),
+            Ok(session) => assert_eq!(session.run(std::slice::from_ref(&x)).expect("runs")[0], x, "{dtype}"),
             Err(EngineError::Unsupported { .. }) => refused.push(dtype.name()),
             Err(other) => panic!("{dtype}: {other}"),
         }
     }
     eprintln!("refused by {} {}: {refused:?}", engine.name(), engine.version());
     assert!(refused.len() <= 8, "{refused:?}");
+}
+
+/// Types narrower than a byte, which few operators take.
+#[test]
+fn packed_integers_are_fed() {
+    let Some(engine) = ort("packed integers") else { return };
+    let cast = node("Cast", "n0", &["x"], &["y"]).with(AttributeProto::int("to", 1));
+    let ports = [("x", tensor(DType::I4, &[3]))];
+    let image = image_with(vec![cast], &ports, &[("y", tensor(DType::F32, &[3]))], vec![], 21);
+    let session = engine.load(&image, &SessionOptions::default()).expect("loads");
+    let x = Value::Tensor(TensorValue::new(DType::I4, vec![3], vec![0xE1u8, 0x07]));
+    assert_eq!(read_f32s(&session.run(&[x]).expect("runs")[0]), [1.0, -2.0, 7.0]);
 }
 
 #[test]
@@ -216,5 +271,26 @@ fn profiles_time_outer_nodes_only() {
             assert!(timed.iter().any(|(name, _)| name.starts_with("n1_Sqrt")), "{timed:?}");
         }
         assert_eq!(session.end_profile().expect("no error"), None);
+    }
+}
+
+#[test]
+fn a_model_with_weights_is_profiled_and_leaves_no_files() {
+    for engine in engines("profiles of zoo models") {
+        let (model, inputs) = crate::routes::zoo("tiny-resnet", engine.as_ref()).expect("observed");
+        let options = SessionOptions { profile: true, ..SessionOptions::default() };
+        let session = engine.load(&tandem_onnx::cut::cut_whole(&model).expect("cuts"), &options).expect("loads");
+        for _ in 0..4 {
+            session.run(&inputs).expect("runs");
+        }
+        let profile = session.end_profile().expect("a profile").expect("profiling was on");
+        let names: std::collections::HashSet<_> = profile.graph.iter().map(|n| n.name.as_str()).collect();
+        assert!(profile.nodes.len() > 10 && profile.nodes.iter().all(|n| names.contains(n.name.as_str())));
+        assert!(profile.nodes.iter().all(|n| n.runs_ns.len() == 4) && profile.whole_ns.len() == 4);
+        let sum: u64 = profile.nodes.iter().map(|n| n.runs_ns[3]).sum();
+        eprintln!("{}: nodes {sum} ns of {} ns", engine.name(), profile.whole_ns[3]);
+        for stray in ["weights.bin", "optimized.onnx"] {
+            assert!(!std::path::Path::new(stray).exists(), "{stray}");
+        }
     }
 }

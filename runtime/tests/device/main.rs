@@ -4,4 +4,5 @@ mod common;
 mod driver;
 mod emulated;
 mod engines;
+mod observing;
 mod routes;

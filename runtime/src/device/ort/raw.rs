@@ -74,8 +74,8 @@ pub(super) struct Owned<T> {
     release: unsafe extern "system" fn(*mut T),
 }
 
-// SAFETY: ONNX Runtime's sessions, values and type descriptions are not bound to a thread; what is shared between threads
-// here is only read, or run, which the interface allows concurrently.
+// SAFETY: ONNX Runtime's sessions, values and type descriptions are not bound to a thread; what is shared between
+// threads here is only read, or run, which the interface allows concurrently.
 unsafe impl<T> Send for Owned<T> {}
 // SAFETY: as above.
 unsafe impl<T> Sync for Owned<T> {}
@@ -133,7 +133,8 @@ pub(super) fn load(path: &Path) -> Result<String, EngineError> {
 
 /// The version as the library states it (`1.31.1`); the table of functions does not hold it.
 fn version(path: &Path) -> Result<String, EngineError> {
-    // SAFETY: the library is loaded already, so that this runs no initialiser again; it stays loaded, for `ort` keeps it.
+    // SAFETY: the library is loaded already, so that this runs no initialiser again; it stays loaded, for `ort` keeps
+    // it.
     let library = unsafe { libloading::Library::new(path) }.map_err(|e| failed(e.to_string()))?;
     type Base = unsafe extern "system" fn() -> *const sys::OrtApiBase;
     // SAFETY: the symbol's type is that of the interface's header; the string is static.

@@ -4,14 +4,12 @@
 //! their way out, are copied, for the interface offers nothing else.
 
 use std::collections::HashMap;
-use std::ffi::CString;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ptr::null_mut;
 use std::sync::Arc;
 
 use tandem_ir::DType;
-use tandem_onnx::cut::Weight;
 use tandem_onnx::literal;
 use tandem_onnx::value::{Buffer, Data, TensorValue, Value};
 
@@ -74,8 +72,8 @@ fn port_kind(info: &Owned<sys::OrtTypeInfo>, depth: usize) -> Result<PortKind, E
         return Ok(PortKind::Other);
     }
     let mut kind = 0i32;
-    // SAFETY (and below): the description lives; enumerations are read as the integers they are in C, for a later library
-    // may know more of them; casts inside a description give borrowed pointers.
+    // SAFETY (and below): the description lives; enumerations are read as the integers they are in C, for a later
+    // library may know more of them; casts inside a description give borrowed pointers.
     check(unsafe { (api().GetOnnxTypeFromTypeInfo)(info.ptr(), (&raw mut kind).cast()) })?;
     if kind == sys::ONNXType::ONNX_TYPE_TENSOR as i32 {
         let (mut tensor, mut code) = (std::ptr::null(), 0i32);
@@ -113,8 +111,9 @@ impl Feed<'_> {
     }
 }
 
-/// Lends a value to an input of the given type. `None` for an optional without a value: the input is left out of the run,
-/// which is how ONNX Runtime takes it (fed as a value without contents, version 1.31 reads through a null pointer).
+/// Lends a value to an input of the given type. `None` for an optional without a value: the input is left out of the
+/// run, which is how ONNX Runtime takes it (fed as a value without contents, version 1.31 reads through a null
+/// pointer).
 pub(super) fn feed<'a>(value: &'a Value, kind: &PortKind) -> Result<Option<Feed<'a>>, EngineError> {
     if *value == Value::Optional(None) {
         let declared = matches!(kind, PortKind::Optional(_));
@@ -211,8 +210,9 @@ fn lend_bytes(dtype: DType, dims: &[i64], elements: u64, bytes: &[u8]) -> Result
     if bytes.as_ptr().addr().is_multiple_of(align) {
         let mut made = null_mut();
         let data = bytes.as_ptr().cast_mut().cast();
-        // SAFETY: the caller keeps the bytes alive while the value is used, and they are as many as the shape says. ONNX
-        // Runtime does not write to inputs and initialisers, though its interface takes a pointer to mutable memory.
+        // SAFETY: the caller keeps the bytes alive while the value is used, and they are as many as the shape says.
+        // ONNX Runtime does not write to inputs and initialisers, though its interface takes a pointer to mutable
+        // memory.
         check(unsafe {
             let (host, code) = (raw::host()?, code_of(dtype));
             let (shape, rank) = (dims.as_ptr(), dims.len());
@@ -250,16 +250,6 @@ fn write_string(tensor: &Owned<sys::OrtValue>, index: usize, text: &[u8]) -> Res
         }
     }
     Ok(())
-}
-
-/// Lends weights by name. The caller keeps their buffers alive.
-pub(super) fn lend_weights(weights: &[Weight]) -> Result<Vec<(CString, Owned<sys::OrtValue>)>, EngineError> {
-    let lend = |w: &Weight| {
-        let elements = w.dims.iter().product();
-        let value = lend_bytes(w.dtype, &signed(&w.dims)?, elements, &w.data);
-        Ok((raw::c_text(&w.name)?, value.map_err(|e| raw::about(e, &format!("weight \"{}\"", w.name)))?))
-    };
-    weights.iter().map(lend).collect()
 }
 
 fn signed(dims: &[u64]) -> Result<Vec<i64>, EngineError> {
@@ -340,7 +330,8 @@ fn take_tensor(
     inputs: &[Value],
 ) -> Result<TensorValue, EngineError> {
     let (mut code, mut shape, mut rank) = (0i32, std::ptr::null(), 0usize);
-    // SAFETY: the value lives and is a tensor; the code is read as the integer it is in C. The shape is the value's own.
+    // SAFETY: the value lives and is a tensor; the code is read as the integer it is in C. The shape is the value's
+    // own.
     let dims: Vec<u64> = unsafe {
         check((api().GetTensorElementTypeAndShapeDataReference)(
             value.ptr(),
