@@ -285,7 +285,42 @@ pub fn apply_runs(graph: &mut Graph, runs: &[Run], origin: Origin) -> Vec<Findin
         }
         tensor.fact = fact;
     }
+    if let Some((_, values)) = runs.first() {
+        open_data_sizes(graph, values);
+    }
     findings
+}
+
+/// Operators of the default domain whose outputs' sizes are known only after the run.
+const DATA_SIZED: [&str; 5] = ["NonZero", "Unique", "NonMaxSuppression", "Compress", "StringSplit"];
+
+/// Opens sizes that depend on the data, however often a run gave the same: those of such operators' outputs, and, in what is
+/// made of them, those that equal one. That may open a size that only happens to be equal, which costs knowledge, not
+/// soundness.
+fn open_data_sizes(graph: &mut Graph, values: &HashMap<String, (DType, Vec<u64>)>) {
+    let mut open: HashMap<TensorId, Vec<u64>> = HashMap::new();
+    for id in graph.node_ids() {
+        let node = graph.node(id);
+        let own = node.op.domain.is_empty() && DATA_SIZED.contains(&node.op.name.as_str());
+        let inherited: Vec<u64> = node.reads().iter().filter_map(|t| open.get(t)).flatten().copied().collect();
+        if !own && inherited.is_empty() {
+            continue;
+        }
+        let writes: Vec<TensorId> = node.writes().collect();
+        // The first axis of NonZero is the rank of what it reads.
+        let fixed = if own && node.op.is("NonZero") { 1 } else { 0 };
+        for t in writes {
+            let tensor = &mut graph.tensors[t.index()];
+            let Some((_, seen)) = values.get(&tensor.name) else { continue };
+            let Some(shape) = tensor.fact.shape.as_mut().filter(|s| s.len() == seen.len()) else { continue };
+            let axes = (0..seen.len()).filter(|a| if own { *a >= fixed } else { inherited.contains(&seen[*a]) });
+            let axes: Vec<usize> = axes.collect();
+            axes.iter().for_each(|a| shape[*a] = Dim::Unknown);
+            if !axes.is_empty() {
+                open.insert(t, axes.iter().map(|a| seen[*a]).collect());
+            }
+        }
+    }
 }
 
 /// What the sizes of one axis, each with its batch, say together.
@@ -444,5 +479,29 @@ mod tests {
         let ragged = [run(1, &[("y", &[1, 2])]), run(2, &[("y", &[2])])];
         apply_observations(&mut g, &ragged);
         assert_eq!(g.tensors.iter().find(|t| t.name == "y").unwrap().fact.shape, None);
+    }
+
+    #[test]
+    fn sizes_that_depend_on_the_data_stay_open() {
+        let mut b = GraphBuilder::new("g", 8, Default::default());
+        let fact = Fact { dtype: Some(DType::F32), ..Fact::default() };
+        b.input("x", fact).unwrap();
+        let node = |op: &str, input: &str, output: &str| NodeDraft {
+            op: op.into(),
+            inputs: vec![input.into()],
+            outputs: vec![output.into()],
+            ..NodeDraft::default()
+        };
+        b.node(node("NonZero", "x", "where"));
+        b.node(node("Cast", "where", "cast"));
+        b.node(node("Relu", "x", "plain"));
+        ["cast", "plain"].iter().for_each(|o| b.output(o));
+        let mut graph = b.finish(Fingerprint::of(b"")).unwrap();
+        let shapes = [("x", vec![2, 20]), ("where", vec![2, 40]), ("cast", vec![2, 40]), ("plain", vec![2, 20])];
+        let run = shapes.map(|(n, dims)| (n.to_owned(), (DType::F32, dims))).into_iter().collect();
+        apply_observations(&mut graph, &[(1, run)]);
+        let index = graph.tensor_index();
+        let shape = |n: &str| graph.tensor(index[n]).fact.to_string();
+        assert_eq!([shape("where"), shape("cast"), shape("plain")], ["f32[2x?]", "f32[2x?]", "f32[2x20]"]);
     }
 }

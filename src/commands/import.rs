@@ -7,7 +7,7 @@ use anyhow::Result;
 use serde::Serialize;
 use tandem_ir::{Bytes, Dim, Flops, Graph, Node, work};
 use tandem_onnx::cut;
-use tandem_onnx::import::Model;
+use tandem_onnx::import::{self, Model};
 use tandem_runtime::engine::{Engine, SessionOptions};
 
 use crate::cli::ImportArgs;
@@ -66,7 +66,8 @@ struct TensorRow {
 struct Report {
     schema_version: u32,
     model: String,
-    fingerprint: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fingerprint: Option<String>,
     ir_version: i64,
     opsets: BTreeMap<String, i64>,
     nodes: usize,
@@ -91,7 +92,9 @@ struct Report {
 
 /// Imports, observes where it may, and prints.
 pub fn run(context: &Context, args: &ImportArgs) -> Result<()> {
-    let mut model = prepare::open(context, &args.model, None)?;
+    let path = prepare::locate(context, &args.model, None)?;
+    // Hashing gigabytes of weights takes seconds, and who only looks needs no fingerprint.
+    let mut model = import::import_with(&path, import::Options { hash_weights: args.full })?;
     let mut notes = model.warnings.clone();
     match prepare::bind(&mut model, &args.model, &args.bind) {
         Ok((_, more)) if !args.no_observe => {
@@ -149,7 +152,7 @@ fn report(name: &str, model: &Model, notes: Vec<String>, engines: Vec<EngineRow>
     Report {
         schema_version: 1,
         model: name.to_owned(),
-        fingerprint: graph.fingerprint.to_string(),
+        fingerprint: full.then(|| graph.fingerprint.to_string()),
         ir_version: graph.ir_version,
         opsets: graph.opsets.clone(),
         nodes: graph.nodes.len(),
@@ -216,13 +219,8 @@ fn tensor_rows(graph: &Graph) -> Vec<TensorRow> {
 fn text(r: &Report) -> String {
     let opsets: Vec<String> =
         r.opsets.iter().map(|(d, v)| format!("{} {v}", if d.is_empty() { "ai.onnx" } else { d })).collect();
-    let mut text = format!(
-        "{}\n  fingerprint  {}\n  format       IR {}, {}\n",
-        r.model,
-        r.fingerprint,
-        r.ir_version,
-        opsets.join(", ")
-    );
+    let mut text = format!("{}\n  format       IR {}, {}\n", r.model, r.ir_version, opsets.join(", "));
+    r.fingerprint.iter().for_each(|f| text += &format!("  fingerprint  {f}\n"));
     text += &format!(
         "  size         {} nodes ({} folded constants, {} more in bodies), {} tensors, {} of weights\n",
         r.nodes,

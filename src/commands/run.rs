@@ -71,10 +71,8 @@ pub fn run(context: &Context, args: &RunArgs) -> Result<()> {
     let options = RunnerOptions { emulate: args.emulate, ..RunnerOptions::default() };
     let engines = context.engines()?;
     let mut runner = RouteRunner::prepare(route, &model, &plan.derived.machine, engines, &options)?;
-    // Run at least once unmeasured where runs are timed: the first one pays for allocations.
-    if args.repeat > 1 {
-        runner.run(inputs.clone())?;
-    }
+    // Once unmeasured: the first run pays for allocations, and for what engines put off until they know the sizes.
+    runner.run(inputs.clone())?;
     let mut outputs = vec![];
     for _ in 0..args.repeat.max(1) {
         outputs.push(runner.run(inputs.clone())?);

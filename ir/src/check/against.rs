@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::plan::route_name;
 use super::{Collect, Finding};
-use crate::graph::{Graph, NodeId, TensorId};
+use crate::graph::{Fact, Graph, NodeId, TensorId};
 use crate::machine::Machine;
 use crate::placement::expand_parts;
 use crate::plan::{AuthoredRoute, Plan, Route, Tenant};
@@ -151,6 +151,14 @@ fn placement(route: &Route, graph: &Graph, names: &Names, authored: Option<&Auth
     }
 }
 
+/// A value's fact; where the graph was not observed, with the type that planning saw and the route states.
+fn stated(graph: &Graph, id: TensorId, route: &Route, names: &Names) -> Fact {
+    let mut fact = graph.tensor(id).fact.clone();
+    let place = names.tensors.iter().position(|t| *t == id);
+    fact.dtype = fact.dtype.or(place.and_then(|i| route.tensors[i].dtype));
+    fact
+}
+
 fn pinned(route: &Route, graph: &Graph, names: &Names, tenant: &Tenant, machine: &Machine, at: &mut Collect<'_>) {
     let Ok(pins) = expand_parts(graph, &tenant.pins) else { return };
     for (i, pin) in pins.iter().enumerate() {
@@ -179,12 +187,9 @@ fn boundaries(route: &Route, graph: &Graph, names: &Names, at: &mut Collect<'_>)
             reads[s].insert(t);
             if let Some(home) = home {
                 makes[home].insert(t);
-                at.expect(graph.tensor(t).fact.crosses_devices(), || {
-                    let tensor = graph.tensor(t);
-                    format!(
-                        "\"{}\" ({}) is no dense tensor of numbers and cannot leave its segment",
-                        tensor.name, tensor.fact
-                    )
+                let (name, fact) = (&graph.tensor(t).name, stated(graph, t, route, names));
+                at.expect(fact.crosses_devices(), || {
+                    format!("\"{name}\" ({fact}) is no dense tensor of numbers and cannot leave its segment")
                 });
             }
         }
