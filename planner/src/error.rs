@@ -67,6 +67,8 @@ pub enum PlanError {
     UnknownDevice { device: String },
     #[error("tenant \"{tenant}\" has no graph")]
     NoGraph { tenant: String },
+    #[error("tenant \"{tenant}\" has no route{}", at(.batch))]
+    NoRoute { tenant: String, batch: Option<u64> },
     #[error("no batch sizes to choose from")]
     NoBatches,
     #[error("batch {batch}: expected 1 to {max}")]
@@ -75,12 +77,14 @@ pub enum PlanError {
     Method { method: String, reason: String },
     #[error("{0}")]
     Problem(ProblemError),
-    #[error("route {route}: more than {max} segments ({found})")]
-    Segments { route: usize, max: usize, found: usize },
     #[error("the machine has no devices")]
     NoDevices,
 }
 
 fn listed(findings: &[Finding]) -> String {
     findings.iter().map(Finding::to_string).collect::<Vec<_>>().join("\n  ")
+}
+
+fn at(batch: &Option<u64>) -> String {
+    batch.map(|b| format!(" at batch {b}")).unwrap_or_default()
 }

@@ -22,14 +22,15 @@ const KICK: usize = 3;
 /// `budget` candidates were scored, or when kicks meet nothing new. Returns the best, how many were scored, and whether the
 /// first descent was finished.
 pub fn improve(problem: &Problem, goal: Goal, start: Candidate, budget: u64) -> (Candidate, u64, bool) {
-    let mut descent = Descent { problem, goal, budget, scored: 0, seen: BTreeSet::from([start.segments.clone()]) };
+    let rng = Rng::new(start.segments.len() as u64);
+    let mut descent =
+        Descent { problem, goal, budget, scored: 0, rng, seen: BTreeSet::from([start.segments.digest()]) };
     let mut best = descent.descend(start);
     let settled = descent.scored < budget;
-    let mut rng = Rng::new(best.segments.len() as u64);
     let mut stale = 0;
     while descent.scored < budget && stale < KICKS_STALE_MAX {
-        let kicked = kick(problem, &best.segments, &mut rng);
-        if !descent.seen.insert(kicked.clone()) {
+        let kicked = kick(problem, &best.segments, &mut descent.rng);
+        if !descent.seen.insert(kicked.digest()) {
             stale += 1;
             continue;
         }
@@ -52,7 +53,9 @@ struct Descent<'a> {
     goal: Goal,
     budget: u64,
     scored: u64,
-    seen: BTreeSet<Segments>,
+    rng: Rng,
+    /// Digests of what was scored: two that collide cost a candidate, never a wrong answer.
+    seen: BTreeSet<u64>,
 }
 
 impl Descent<'_> {
@@ -61,12 +64,15 @@ impl Descent<'_> {
         'again: loop {
             let (from, rank) = (best.segments.clone(), self.goal.key(&best.score));
             let members = from.members();
-            for m in moves_of(self.problem, &from, &members) {
+            let mut moves = moves_of(self.problem, &from, &members);
+            // A budget rarely reaches all of them: a seeded order gives every kind its share.
+            self.rng.shuffle(&mut moves);
+            for m in moves {
                 if self.scored == self.budget {
                     return best;
                 }
                 let Some(next) = apply(self.problem, &from, &members, m) else { continue };
-                if !self.seen.insert(next.clone()) {
+                if !self.seen.insert(next.digest()) {
                     continue;
                 }
                 self.scored += 1;

@@ -29,7 +29,7 @@ use crate::error::{Infeasible, PlanError};
 use crate::problem::Problem;
 use crate::search::{self, Found, Goal, Method};
 use crate::segments::Segments;
-use crate::timeline;
+use crate::timeline::{self, Timeline, TimelineError};
 
 /// Percentile an SLO speaks of unless told: p99.
 const PERCENTILE_PERMILLE: u64 = 990;
@@ -122,32 +122,11 @@ pub fn plan(input: &PlanInput<'_>) -> Result<(Plan, Vec<MethodReport>), PlanErro
     let bench = Workbench::new(input.graph, input.machine, input.profile, &input.pins)?;
     let goal = Goal { objective: input.objective, slo: input.slo };
     let configs = input.lanes.map_or_else(|| bench.lane_configs(), |c| vec![c]);
-    let mut wanted = vec![];
-    for batch in &batches {
-        wanted.extend(configs.iter().map(|c| (*batch, *c)));
-    }
-    let searched: Vec<Result<Point, PlanError>> =
-        wanted.par_iter().map(|(batch, config)| point(&bench, input, goal, *batch, *config)).collect();
-    let (mut points, mut failures) = (vec![], vec![]);
-    for (result, (batch, config)) in searched.into_iter().zip(&wanted) {
-        match result {
-            Ok(point) => points.push(point),
-            Err(PlanError::NoInterference { device, lanes, threads }) if configs.len() > 1 => {
-                if *batch == batches[0] {
-                    let what = "left out, for its interference is neither measured nor modelled";
-                    notes.push(format!("{lanes} lanes of {threads} threads on {device}: {what}"));
-                }
-            }
-            Err(error) => failures.push((*config, error)),
-        }
-    }
-    if points.is_empty() {
-        return Err(failures.into_iter().next().map_or(PlanError::NoBatches, |f| f.1));
-    }
+    let points = survey(&bench, input, goal, &batches, &configs, &mut notes)?;
     let chosen = points.iter().min_by_key(|p| p.key(goal)).expect("there are points");
     let (excess, late, ..) = goal.key(&chosen.found.best.score);
     if excess > 0 || late > 0 {
-        return Err(PlanError::Infeasible(Box::new(infeasible(input, &bench, &points))));
+        return Err(PlanError::Infeasible(Box::new(infeasible(input, &bench, &points, &batches, &configs)?)));
     }
     let (config, batch) = (chosen.config, chosen.batch);
     let mut kept: Vec<&Point> = points.iter().filter(|p| p.config == config).collect();
@@ -175,6 +154,62 @@ pub fn plan(input: &PlanInput<'_>) -> Result<(Plan, Vec<MethodReport>), PlanErro
     Ok((Plan { authored, derived: rebuilt }, reports))
 }
 
+/// Lane configurations that are searched in full after all were looked at with the cheap methods.
+const CONFIGS_SEARCHED: usize = 3;
+
+/// Searches the tenant's batches at the lane configurations that the cheap methods rank best.
+///
+/// With an SLO at the least latency this finds, the same configurations are searched (those that are late rank by how late
+/// they are, whatever the SLO), so [`infeasible`]'s nearest SLO is true.
+fn survey(
+    bench: &Workbench<'_>,
+    input: &PlanInput<'_>,
+    goal: Goal,
+    batches: &[u64],
+    configs: &[LaneConfig],
+    notes: &mut Vec<String>,
+) -> Result<Vec<Point>, PlanError> {
+    let wanted: Vec<(u64, LaneConfig)> = batches.iter().flat_map(|b| configs.iter().map(|c| (*b, *c))).collect();
+    let auto = input.search == Method::Auto;
+    // Without a budget, auto stops before local search.
+    let first = PlanInput { budget: if auto { 0 } else { input.budget }, ..input.clone() };
+    let looked: Vec<Result<Point, PlanError>> =
+        wanted.par_iter().map(|(batch, config)| point(bench, &first, goal, *batch, *config)).collect();
+    let (mut points, mut failure) = (vec![], None);
+    for (result, (batch, _)) in looked.into_iter().zip(&wanted) {
+        match result {
+            Ok(point) => points.push(point),
+            Err(PlanError::NoInterference { device, lanes, threads }) if configs.len() > 1 => {
+                if *batch == batches[0] {
+                    let what = "left out, for its interference is neither measured nor modelled";
+                    notes.push(format!("{lanes} lanes of {threads} threads on {device}: {what}"));
+                }
+            }
+            Err(error) => failure = failure.or(Some(error)),
+        }
+    }
+    if points.is_empty() {
+        return Err(failure.unwrap_or(PlanError::NoBatches));
+    }
+    if !auto {
+        return Ok(points);
+    }
+    let mut ranked: Vec<(search::Key, u64, LaneConfig)> = points.iter().map(|p| p.key(goal)).collect();
+    ranked.sort_unstable();
+    let mut kept: Vec<LaneConfig> = vec![];
+    for (_, _, config) in ranked {
+        if kept.len() < CONFIGS_SEARCHED && !kept.contains(&config) {
+            kept.push(config);
+        }
+    }
+    points.retain(|p| kept.contains(&p.config));
+    let full = |p: Point| {
+        let Point { batch, config, problem, .. } = p;
+        search_point(bench, input, goal, batch, config, problem)
+    };
+    points.into_par_iter().map(full).collect()
+}
+
 fn point(
     bench: &Workbench<'_>,
     input: &PlanInput<'_>,
@@ -183,6 +218,17 @@ fn point(
     config: LaneConfig,
 ) -> Result<Point, PlanError> {
     let problem = bench.problem(batch, config)?;
+    search_point(bench, input, goal, batch, config, problem)
+}
+
+fn search_point(
+    bench: &Workbench<'_>,
+    input: &PlanInput<'_>,
+    goal: Goal,
+    batch: u64,
+    config: LaneConfig,
+    problem: Problem,
+) -> Result<Point, PlanError> {
     let mut found = search::search(&problem, input.search, goal, input.budget)?;
     // The search counts constants alone; what is alive while a route runs is known once it is written.
     let over = lacking(bench, &problem, &found.best.segments, config);
@@ -308,19 +354,19 @@ fn derived_report(bench: &Workbench<'_>, tenant: &str, problem: &Problem, config
 }
 
 /// Why nothing is admissible, and the smallest SLO for which the same search finds something.
-fn infeasible(input: &PlanInput<'_>, bench: &Workbench<'_>, points: &[Point]) -> Infeasible {
-    let goal = Goal { objective: Objective::Latency, slo: Some(Nanos::ZERO) };
-    let fits = points.iter().filter(|p| p.found.best.score.excess == 0);
-    // At an SLO of zero everything is late, and the search ranks by how late: the least latency it can find.
-    let mut best: Option<(Nanos, u64)> = None;
-    for p in fits {
-        let found = search::search(&p.problem, input.search, goal, input.budget);
-        let scores = found.iter().map(|f| &f.best.score).chain([&p.found.best.score]).filter(|s| s.excess == 0);
-        for score in scores {
-            let offer = (Goal::latency(score), p.batch);
-            best = Some(best.map_or(offer, |b| b.min(offer)));
-        }
-    }
+fn infeasible(
+    input: &PlanInput<'_>,
+    bench: &Workbench<'_>,
+    points: &[Point],
+    batches: &[u64],
+    configs: &[LaneConfig],
+) -> Result<Infeasible, PlanError> {
+    // At an SLO of zero everything is late, and the search ranks by how late: it finds the least latency it can find. With
+    // the SLO at that latency it takes the same way until there, and with a nanosecond less it never arrives.
+    let goal = Goal { objective: input.objective, slo: Some(Nanos::ZERO) };
+    let again = survey(bench, input, goal, batches, configs, &mut vec![])?;
+    let fits = again.iter().filter(|p| p.found.best.score.excess == 0);
+    let best = fits.map(|p| (Goal::latency(&p.found.best.score), p.batch)).min();
     let over = points.iter().map(|p| p.found.best.score.excess).min().filter(|o| *o > 0);
     let mut evidence = vec![];
     for (d, device) in bench.machine.devices.iter().enumerate() {
@@ -338,13 +384,13 @@ fn infeasible(input: &PlanInput<'_>, bench: &Workbench<'_>, points: &[Point]) ->
             None => format!("{} alone: cannot hold or cannot run the model", device.name),
         });
     }
-    Infeasible {
+    Ok(Infeasible {
         slo: input.slo,
         evidence,
         nearest_slo: best.map(|b| b.0),
         best_batch: best.map(|b| b.1),
         bytes_over: over.filter(|_| best.is_none()).map(tandem_ir::Bytes),
-    }
+    })
 }
 
 /// Derives the rest of a plan from its authored part: no search, no choice.
@@ -383,13 +429,24 @@ pub fn rebuild(authored: &Authored, input: &RebuildInput<'_>) -> Result<Derived,
     })
 }
 
-/// One route from its authored form.
-fn derive(
-    bench: &Workbench<'_>,
-    tenant: &Tenant,
+/// One authored route, understood: the problem it answers, its segments, its timeline.
+pub(crate) struct Understood<'a> {
+    /// The graph in groups that the placement does not part.
+    pub(crate) bench: Workbench<'a>,
+    pub(crate) problem: Problem,
+    pub(crate) segments: Segments,
+    pub(crate) timeline: Timeline,
+    /// Authored part of each segment.
+    pub(crate) parts: Vec<usize>,
+    pub(crate) config: LaneConfig,
+}
+
+/// Understands one authored route, the plan's `position`-th.
+pub(crate) fn understand<'a>(
+    bench: &Workbench<'a>,
     route: &AuthoredRoute,
     position: usize,
-) -> Result<(Route, MethodReport), PlanError> {
+) -> Result<Understood<'a>, PlanError> {
     let graph = bench.graph;
     if route.batch == 0 || route.batch > BATCH_MAX {
         return Err(PlanError::Batch { batch: route.batch, max: BATCH_MAX });
@@ -401,36 +458,46 @@ fn derive(
     if let Some((a, b)) = crate::build::parted_pair(graph, &segment_of) {
         return Err(PlanError::Parted { route: position, from: graph.node_name(a), to: graph.node_name(b) });
     }
-    let split = bench.split(&segment_of);
+    let bench = bench.split(&segment_of);
     let config = LaneConfig { lanes: route.lanes, threads: route.threads };
-    let problem = split.problem(route.batch, config)?;
+    let problem = bench.problem(route.batch, config)?;
     let of: Vec<u32> = problem.atoms.iter().map(|a| segment_of[a.nodes[0].index()] as u32).collect();
     let device = |label: usize| {
         let name = &route.parts[label].device;
         bench.machine.device_index(name).ok_or_else(|| PlanError::UnknownDevice { device: name.clone() })
     };
     let devices: Vec<usize> = formed.iter().map(|(label, _)| device(*label)).collect::<Result<_, _>>()?;
+    let timeline_error = |source| PlanError::Timeline { route: position, source };
     let segments = Segments::canonical(&problem, &of, |s| devices[s as usize] as u8);
-    let segments = segments.ok_or(PlanError::Timeline { route: position, source: timeline::TimelineError::Cycle })?;
-    let misplaced = |a: usize, d: usize| misplaced(&split, position, problem.atoms[a].nodes[0], d);
-    let wrong = segments.of.iter().enumerate().map(|(a, s)| (a, usize::from(segments.device[*s as usize])));
-    if let Some((a, d)) = wrong.into_iter().find(|(a, d)| problem.time(*a, *d).is_none()) {
-        return Err(misplaced(a, d));
+    let segments = segments.ok_or_else(|| timeline_error(TimelineError::Cycle))?;
+    let placed = segments.of.iter().enumerate().map(|(a, s)| (a, usize::from(segments.device[*s as usize])));
+    if let Some((a, d)) = placed.into_iter().find(|(a, d)| problem.time(*a, *d).is_none()) {
+        return Err(misplaced(&bench, position, problem.atoms[a].nodes[0], d));
     }
-    let timeline =
-        timeline::evaluate(&problem, &segments).map_err(|source| PlanError::Timeline { route: position, source })?;
+    let timeline = timeline::evaluate(&problem, &segments).map_err(timeline_error)?;
     let part_of = |s: usize| {
         let atom = segments.of.iter().position(|x| *x as usize == s).expect("no segment is empty");
         labels[problem.atoms[atom].nodes[0].index()]
     };
     let parts = (0..segments.len()).map(part_of).collect();
+    Ok(Understood { bench, problem, segments, timeline, parts, config })
+}
+
+/// One route from its authored form.
+fn derive(
+    bench: &Workbench<'_>,
+    tenant: &Tenant,
+    route: &AuthoredRoute,
+    position: usize,
+) -> Result<(Route, MethodReport), PlanError> {
+    let Understood { bench, problem, segments, timeline, parts, config } = understand(bench, route, position)?;
     let head = RouteHead { tenant: tenant.name.clone(), share_permille: route.share_permille, parts };
-    let mut emitted = emit::route(head, graph, &problem, &segments, &timeline);
+    let mut emitted = emit::route(head, bench.graph, &problem, &segments, &timeline);
     let bottleneck = problem.bottleneck(&timeline.busy);
     emitted.prediction.latency_bound = bottleneck + timeline.makespan;
     let per_s = u128::from(route.batch) * 1_000_000_000_000 / u128::from(bottleneck.0.max(1));
     emitted.prediction.millirequests_per_s = u64::try_from(per_s).unwrap_or(u64::MAX);
-    Ok((emitted, derived_report(&split, &tenant.name, &problem, config)))
+    Ok((emitted, derived_report(&bench, &tenant.name, &problem, config)))
 }
 
 /// The part of every node; folded ones get part 0, which nobody reads.
@@ -466,9 +533,12 @@ struct Floor {
 fn floor(bench: &Workbench<'_>, tenant: &Tenant, objective: Objective) -> Floor {
     let configs = bench.lane_configs();
     let authored = tenant.routes.iter().map(|r| LaneConfig { lanes: r.lanes, threads: r.threads });
-    let mut configs: Vec<LaneConfig> = configs.into_iter().chain(authored).collect();
-    configs.sort_unstable();
-    configs.dedup();
+    // Floors leave interference out, so among configurations of equal threads the one with most lanes has the least.
+    let mut most: BTreeMap<u32, u32> = BTreeMap::new();
+    for LaneConfig { lanes, threads } in configs.into_iter().chain(authored) {
+        most.entry(threads).and_modify(|n| *n = (*n).max(lanes)).or_insert(lanes);
+    }
+    let configs: Vec<LaneConfig> = most.into_iter().map(|(threads, lanes)| LaneConfig { lanes, threads }).collect();
     let batches: std::collections::BTreeSet<u64> =
         tenant.batches.iter().copied().chain(tenant.routes.iter().map(|r| r.batch)).collect();
     let points: Vec<(u64, LaneConfig)> = batches.iter().flat_map(|b| configs.iter().map(|c| (*b, *c))).collect();

@@ -24,6 +24,13 @@ impl Rng {
         self.word() % n
     }
 
+    /// Puts a list in random order (Fisher, Yates).
+    pub fn shuffle<T>(&mut self, list: &mut [T]) {
+        for i in (1..list.len()).rev() {
+            list.swap(i, self.below(i as u64 + 1) as usize);
+        }
+    }
+
     /// True one time in `n`.
     pub fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0

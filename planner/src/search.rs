@@ -343,7 +343,7 @@ fn auto(problem: &Problem, goal: Goal, budget: u64, pool: &mut Pool) -> String {
     let methods = [Method::Cut, Method::BlockLevel, Method::Chain, Method::Greedy, Method::Heft];
     let mut proposals: Vec<(String, Vec<Vec<u8>>)> =
         methods.par_iter().map(|m| (m.to_string(), placements(problem, *m, goal.objective))).collect();
-    if problem.atoms.len() <= BEAM_ATOMS_MAX {
+    if problem.atoms.len() <= BEAM_ATOMS_MAX && budget > 0 {
         proposals.push(("beam".into(), moves::beam(problem, BEAM_WIDTH)));
     }
     let judged: Vec<(String, (Vec<Candidate>, u64))> =
@@ -353,6 +353,9 @@ fn auto(problem: &Problem, goal: Goal, budget: u64, pool: &mut Pool) -> String {
         starts.extend(found.iter().map(|c| (goal.key(&c.score), c.clone())));
         pool.offer(&name, found, scored);
         spent += scored;
+    }
+    if budget == 0 {
+        return "no budget for local search".into();
     }
     starts.sort_by(|a, b| (&a.0, &a.1.segments).cmp(&(&b.0, &b.1.segments)));
     starts.dedup_by(|a, b| a.1.segments == b.1.segments);

@@ -19,16 +19,10 @@ pub struct Segments {
 impl Segments {
     /// The canonical form of a labelling; labels may be any numbers. `None` where the graph of segments has a cycle.
     pub fn canonical(problem: &Problem, labels: &[u32], device_of: impl Fn(u32) -> u8) -> Option<Segments> {
-        let mut dense = std::collections::BTreeMap::new();
-        let mut of = Vec::with_capacity(labels.len());
-        for label in labels {
-            let next = dense.len() as u32;
-            of.push(*dense.entry(*label).or_insert(next));
-        }
         // Numbered by first atom so far; the topological order takes the smallest that is ready.
-        let count = dense.len();
-        let mut device = vec![0u8; count];
-        dense.iter().for_each(|(label, s)| device[*s as usize] = device_of(*label));
+        let (of, first) = dense(labels);
+        let count = first.len();
+        let device: Vec<u8> = first.iter().map(|label| device_of(*label)).collect();
         let order = topological(problem, &of, count)?;
         let mut place = vec![0u32; count];
         order.iter().enumerate().for_each(|(new, old)| place[*old as usize] = new as u32);
@@ -41,6 +35,12 @@ impl Segments {
     pub fn single(problem: &Problem, device: usize) -> Segments {
         let any = !problem.atoms.is_empty();
         Segments { of: vec![0; problem.atoms.len()], device: if any { vec![device as u8] } else { vec![] } }
+    }
+
+    /// A digest for sets of candidates met: FNV-1a (Fowler, Noll, Vo), the same on every machine.
+    pub(crate) fn digest(&self) -> u64 {
+        let words = self.of.iter().copied().chain([u32::MAX]).chain(self.device.iter().map(|d| u32::from(*d)));
+        words.fold(0xCBF2_9CE4_8422_2325, |h: u64, w| (h ^ u64::from(w)).wrapping_mul(0x0000_0100_0000_01B3))
     }
 
     /// How many there are.
@@ -69,6 +69,34 @@ impl Segments {
     pub fn runnable(&self, problem: &Problem) -> bool {
         self.of.iter().enumerate().all(|(a, s)| problem.time(a, usize::from(self.device[*s as usize])).is_some())
     }
+}
+
+/// Labels numbered by first occurrence, and the label behind each number. By a table where labels are small, as they are in
+/// a search; else by sorting.
+fn dense(labels: &[u32]) -> (Vec<u32>, Vec<u32>) {
+    let most = labels.iter().copied().max().unwrap_or(0) as usize;
+    let mut first = vec![];
+    if most < 4 * labels.len() + 64 {
+        let mut number = vec![u32::MAX; most + 1];
+        let of = labels.iter().map(|label| {
+            let known = &mut number[*label as usize];
+            if *known == u32::MAX {
+                *known = first.len() as u32;
+                first.push(*label);
+            }
+            *known
+        });
+        return (of.collect(), first);
+    }
+    let mut number = std::collections::BTreeMap::new();
+    let of = labels.iter().map(|label| {
+        let next = first.len() as u32;
+        *number.entry(*label).or_insert_with(|| {
+            first.push(*label);
+            next
+        })
+    });
+    (of.collect(), first)
 }
 
 /// Edges of the graph of segments, each once.

@@ -1,5 +1,6 @@
 //! Tests across modules: exactness against enumeration, laws, whole plans.
 
 mod additive;
+mod graphs;
 mod judge;
 mod whole;
