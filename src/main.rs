@@ -24,10 +24,23 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let negative = error.downcast_ref::<Negative>().is_some();
-            eprintln!("{}{error:#}", if negative { "" } else { "error: " });
+            eprintln!("{}{}", if negative { "" } else { "error: " }, said_once(&error));
             ExitCode::from(if negative { 1 } else { 2 })
         }
     }
+}
+
+/// An error and its causes. Some types say their cause in their own words; it is not said again.
+fn said_once(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string).filter(|cause| !cause.is_empty()) {
+        match text.is_empty() {
+            true => text = cause,
+            false if text.contains(&cause) => {}
+            false => text = format!("{text}: {cause}"),
+        }
+    }
+    text
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
@@ -50,5 +63,8 @@ fn logs(verbose: u8) {
     let default = ["tandem=warn,tandem_runtime=warn", "info", "debug"][usize::from(verbose.min(2))];
     let filter = tracing_subscriber::EnvFilter::try_from_env("TANDEM_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+    // Colours are for people: a log file must not hold escape codes.
+    let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    logs.with_ansi(ansi).without_time().init();
 }

@@ -23,15 +23,22 @@ impl std::error::Error for Negative {}
 
 /// Writes a whole file beside its place and renames it there, so that nobody ever sees half of it.
 ///
+/// A link keeps leading where it leads, and what is no file (`/dev/null`, a pipe) is written to as it stands: renaming
+/// would replace the device itself.
+///
 /// # Errors
 /// Names the file; the old content is untouched and nothing is left behind.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    let aside = aside_path(path);
+    let place = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let aside = aside_path(&place);
     let written = (|| {
+        if fs::metadata(&place).is_ok_and(|m| !m.is_file() && !m.is_dir()) {
+            return fs::OpenOptions::new().write(true).open(&place)?.write_all(bytes);
+        }
         let mut file = fs::File::create(&aside)?;
         file.write_all(bytes)?;
         file.sync_all()?;
-        fs::rename(&aside, path)
+        fs::rename(&aside, &place)
     })();
     if written.is_err() {
         let _ = fs::remove_file(&aside);

@@ -146,6 +146,11 @@ pub(crate) fn write_aside(
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
+    // Renaming over a device or a pipe would replace it.
+    if std::fs::metadata(path).is_ok_and(|m| !m.is_file()) {
+        let why = std::io::Error::other("expected a file's name, found what is no file");
+        return Err(ModelsError::file(path)(why));
+    }
     let aside = tempfile::Builder::new().prefix(".tandem-").suffix(".onnx.tmp").tempfile_in(folder);
     let mut out = BufWriter::new(aside.map_err(ModelsError::file(folder))?);
     write(&mut out).map_err(ModelsError::file(path))?;

@@ -203,6 +203,13 @@ fn tensor_of(value: &Value) -> Option<&TensorValue> {
 /// Writes a file beside its place and renames it, so that readers see all of it or nothing.
 fn write_aside(path: &Path, write: impl FnOnce(&File) -> Result<(), NpzError>) -> Result<(), NpzError> {
     let fail = |e: std::io::Error| NpzError::File { file: path.to_owned(), why: e.to_string() };
+    // Renaming over a device or a pipe would replace it, and an archive needs a file to seek in.
+    if std::fs::metadata(path).is_ok_and(|m| !m.is_file()) {
+        return Err(NpzError::File {
+            file: path.to_owned(),
+            why: "expected a file's name, found what is no file".into(),
+        });
+    }
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut builder = tempfile::Builder::new();
     builder.prefix(".tandem-");
