@@ -9,11 +9,11 @@
 //! run. Outputs stay in ONNX Runtime's memory, and the returned values own them.
 //!
 //! Threads: one run uses `SessionOptions::threads` threads. They spin while a run is in flight and stop with it
-//! (`session.force_spinning_stop`), for plans give each lane cores of its own. Measured with 2 threads on 2 cores: on an
-//! idle machine a session that never spins is as fast on resnet50 (40 against 38 ms) and slower on small operators
-//! (squeezenet: 6.8 against 4.4 ms), and one that goes on spinning after its run makes the next run, on another session,
-//! up to 1.8 times slower (resnet50: 69 against 38 ms). Where other processes want the cores, never spinning is the
-//! fastest by far (load 6, resnet50: 85 against 141 ms), and one thread the best of all for small models.
+//! (`session.force_spinning_stop`), for plans give each lane cores of its own. Measured with 2 threads on 2 cores: on
+//! an idle machine a session that never spins is as fast on resnet50 (40 against 38 ms) and slower on small operators
+//! (squeezenet: 6.8 against 4.4 ms), and one that goes on spinning after its run makes the next run, on another
+//! session, up to 1.8 times slower (resnet50: 69 against 38 ms). Where other processes want the cores, never spinning
+//! is the fastest by far (load 6, resnet50: 85 against 141 ms), and one thread the best of all for small models.
 //!
 //! Denormals are computed as IEEE says; the option to flush them is not set.
 
