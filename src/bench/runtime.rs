@@ -100,9 +100,12 @@ fn route(name: &str, model: &Model, machine: &Machine, segments: usize) -> Resul
     plan.derived.routes.into_iter().next().context("a plan has a route")
 }
 
+/// A session, and the positions of the values it reads and writes.
+type Piece = (Arc<dyn Session>, Vec<usize>, Vec<usize>);
+
 /// The pieces of a route called one after the other, by nothing but a loop.
 struct Bare {
-    pieces: Vec<(Arc<dyn Session>, Vec<usize>, Vec<usize>)>,
+    pieces: Vec<Piece>,
     inputs: Vec<usize>,
 }
 

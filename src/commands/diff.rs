@@ -14,10 +14,7 @@ pub fn run(args: &DiffArgs) -> Result<()> {
     let read = |path: &Path| -> Result<Plan> {
         Ok(tandem_ir::format::plan::from_yaml(&read_document(path)?, &path.display().to_string())?)
     };
-    let changes = {
-        let (_, _) = (&read(&args.a)?, &read(&args.b)?);
-        Vec::<String>::new()
-    };
+    let changes = tandem_planner::diff::diff(&read(&args.a)?, &read(&args.b)?);
     if changes.is_empty() {
         return print("no change\n");
     }

@@ -1,15 +1,45 @@
-//! `tandem explain`: what runs where, and why.
+//! `tandem explain`: what runs where, and why each boundary is where it is.
 
 use anyhow::{Context as _, Result};
+use tandem_ir::Graph;
+use tandem_onnx::import::Model;
+use tandem_planner::explain;
 
-use crate::cli::ExplainArgs;
+use crate::cli::{BindArgs, ExplainArgs, ExplainFormat};
+use crate::commands::profile::{Wish, gather};
+use crate::commands::run::{choose, load_plan, refuse};
 use crate::context::Context;
+use crate::output::write_out;
+use crate::prepare;
 
-/// Explains one route of a plan.
-pub fn run(_context: &Context, _args: &ExplainArgs) -> Result<()> {
-    None.context("being written")
-}
-
-pub fn summary(_plan: &tandem_ir::Plan, _graph: &tandem_ir::Graph) -> String {
-    String::new()
+/// Explains one route of a plan. What moving a boundary would cost is priced as the plan was: with the profile given, or
+/// what the cache holds (or this machine measures now), or the described machine's rates.
+pub fn run(context: &Context, args: &ExplainArgs) -> Result<()> {
+    let plan = load_plan(&args.plan)?;
+    let mut models = prepare::plan_models(context, &plan.authored, &args.plan, &args.overrides)?;
+    let graphs: Vec<(&str, &Graph)> = models.iter().map(|(n, m)| (n.as_str(), &m.graph)).collect();
+    refuse(&args.plan.display().to_string(), tandem_ir::check::check_plan_against(&plan, &graphs))?;
+    let route = choose(&plan, args.batch)?;
+    let tenant = models.iter().position(|(n, _)| *n == route.tenant).context("the route's tenant has no model")?;
+    let given = args.profile.as_deref().map(|p| context.profile(p)).transpose()?;
+    let bind = BindArgs::default();
+    let wish = Wish {
+        batches: plan.derived.routes.iter().map(|r| r.batch).collect(),
+        threads: vec![route.threads],
+        segments: false,
+        insist: false,
+        bind: &bind,
+    };
+    let mut named: Vec<(&str, &mut Model)> = models.iter_mut().map(|(n, m)| (n.as_str(), m)).collect();
+    let gathered = gather(context, &plan.derived.machine, &mut named, given, &wish)?;
+    let graphs: Vec<&Graph> = models.iter().map(|(_, m)| &m.graph).collect();
+    let told = explain::explain(&plan, &graphs, gathered.profile.as_ref(), tenant, Some(route.batch))?;
+    let text = match args.format {
+        ExplainFormat::Text => explain::summary(&plan, graphs[tenant]) + "\n" + &told.text(),
+        ExplainFormat::Tree => told.tree(),
+        ExplainFormat::Dot => told.dot(),
+        ExplainFormat::Svg => told.svg(),
+        ExplainFormat::Json => told.json(),
+    };
+    write_out(args.output.as_deref(), &(text.trim_end().to_owned() + "\n"))
 }

@@ -35,7 +35,7 @@ pub fn run(context: &Context, args: &PlanArgs) -> Result<()> {
     report("the plan just made", findings)?;
     write_out(args.output.as_deref(), &format::plan::to_yaml(&plan))?;
     for (_, graph) in &graphs {
-        context.say(&crate::commands::explain::summary(&plan, graph));
+        context.say(&tandem_planner::explain::summary(&plan, graph));
     }
     if let Some(path) = args.output.as_deref().filter(|p| *p != Path::new("-")) {
         context.say(&format!("written to {}", path.display()));
