@@ -127,6 +127,18 @@ impl<'a> Workbench<'a> {
     /// # Errors
     /// Nodes that can run nowhere, costs that are not known, an interference factor neither measured nor modelled.
     pub fn problem(&self, batch: u64, config: LaneConfig) -> Result<Problem, PlanError> {
+        self.build(batch, config, true)
+    }
+
+    /// The same without interference, whether or not it is known: what floors are proven on.
+    ///
+    /// # Errors
+    /// Nodes that can run nowhere, costs that are not known.
+    pub fn undisturbed(&self, batch: u64, config: LaneConfig) -> Result<Problem, PlanError> {
+        self.build(batch, config, false)
+    }
+
+    fn build(&self, batch: u64, config: LaneConfig, interference: bool) -> Result<Problem, PlanError> {
         let (graph, machine) = (self.graph, self.machine);
         let mut notes = vec![];
         let mut models: Vec<Box<dyn CostModel>> = vec![];
@@ -153,7 +165,10 @@ impl<'a> Workbench<'a> {
             atoms.push(Atom { nodes: nodes.clone(), time, weights: Bytes(crate::emit::weight_bytes(graph, nodes)) });
         }
         let (links, links_measured) = cost::links(machine, self.profile);
-        let factors = self.factors(batch, config, &atoms)?;
+        let factors = match interference {
+            true => self.factors(batch, config, &atoms)?,
+            false => vec![1000; machine.devices.len()],
+        };
         let launches: Vec<cost::Cost> = models.iter().map(|m| m.launch()).collect();
         let devices = machine.devices.iter().enumerate().map(|(d, device)| DeviceModel {
             name: device.name.clone(),

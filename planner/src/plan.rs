@@ -543,7 +543,7 @@ fn floor(bench: &Workbench<'_>, tenant: &Tenant, objective: Objective) -> Floor 
         tenant.batches.iter().copied().chain(tenant.routes.iter().map(|r| r.batch)).collect();
     let points: Vec<(u64, LaneConfig)> = batches.iter().flat_map(|b| configs.iter().map(|c| (*b, *c))).collect();
     let of = |(batch, config): &(u64, LaneConfig)| -> Option<(u64, Nanos, Nanos)> {
-        let problem = bench.problem(*batch, *config).ok()?;
+        let problem = bench.undisturbed(*batch, *config).ok()?;
         Some(match objective {
             Objective::Latency => (*batch, bound::makespan(&problem), Nanos::ZERO),
             Objective::Throughput => (*batch, Nanos::ZERO, Nanos(bound::bottleneck(&problem).0 / batch)),

@@ -121,23 +121,24 @@ impl Explanation {
         let mut edges: Vec<(usize, usize)> = self.boundaries.iter().map(|b| (b.from, b.to)).collect();
         edges.sort_unstable();
         edges.iter().for_each(|(a, b)| depth[*b] = depth[*b].max(depth[*a] + 1));
-        let mut columns: BTreeMap<usize, usize> = BTreeMap::new();
-        let mut place = vec![(0.0, 0.0); self.segments.len()];
-        for (s, d) in depth.iter().enumerate() {
-            let column = columns.entry(*d).or_default();
-            let x = MARGIN + (*column % 6) as f64 * (BOX.0 + GAP.0);
-            place[s] = (x, top + *d as f64 * (BOX.1 + GAP.1));
-            *column += 1;
-        }
+        let place = self.places(&depth, top);
         for b in &self.boundaries {
             let (from, to) = (place[b.from], place[b.to]);
             let (x1, y1, x2, y2) = (from.0 + BOX.0 / 2.0, from.1 + BOX.1, to.0 + BOX.0 / 2.0, to.1 - 1.0);
+            // A long edge swings out to the left, so that it does not run through the boxes between.
+            let long = depth[b.to] > depth[b.from] + 1 && x1 == x2;
+            // A cubic curve reaches three quarters of the way to its controls.
+            let out_by = if long { -(BOX.0 / 2.0 + GAP.0) / 0.75 } else { 0.0 };
             let bytes: Bytes = b.values.iter().map(|v| v.1).sum();
             let _ = writeln!(
                 out,
-                "<line x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\" stroke=\"#555\" \
+                "<path d=\"M{x1:.1},{y1:.1} C{:.1},{:.1} {:.1},{:.1} {x2:.1},{y2:.1}\" fill=\"none\" stroke=\"#555\" \
                  marker-end=\"url(#arrow)\"/><text x=\"{:.1}\" y=\"{:.1}\" fill=\"#555\">{bytes}</text>",
-                (x1 + x2) / 2.0 + 6.0,
+                x1 + out_by,
+                y1 + GAP.1 / 2.0,
+                x2 + out_by,
+                y2 - GAP.1 / 2.0,
+                (x1 + x2) / 2.0 + out_by * 0.75 + 6.0,
                 (y1 + y2) / 2.0 + 4.0
             );
         }
@@ -162,6 +163,33 @@ impl Explanation {
         }
         let deepest = depth.iter().max().map_or(0, |d| d + 1);
         top + deepest as f64 * (BOX.1 + GAP.1) - GAP.1
+    }
+
+    /// A column a device (several where a depth has several of its segments), a row a depth.
+    fn places(&self, depth: &[usize], top: f64) -> Vec<(f64, f64)> {
+        let mut used: BTreeMap<(&str, usize), usize> = BTreeMap::new();
+        let mut slot = vec![0usize; self.segments.len()];
+        let mut wide: BTreeMap<&str, usize> = BTreeMap::new();
+        for (s, view) in self.segments.iter().enumerate() {
+            let next = used.entry((view.device.as_str(), depth[s])).or_default();
+            slot[s] = *next;
+            *next += 1;
+            let most = wide.entry(view.device.as_str()).or_default();
+            *most = (*most).max(*next);
+        }
+        let (mut start, mut left) = (BTreeMap::new(), 0usize);
+        for device in &self.devices {
+            start.insert(device.device.as_str(), left);
+            left += wide.get(device.device.as_str()).copied().unwrap_or(0);
+        }
+        // Many side by side: boxes overlap rather than leave the picture.
+        let room = WIDTH - 2.0 * MARGIN - GAP.0 - BOX.0;
+        let pitch = if left > 1 { (room / (left - 1) as f64).min(BOX.0 + 3.0 * GAP.0) } else { 0.0 };
+        let at = |(s, view): (usize, &super::SegmentView)| {
+            let column = start.get(view.device.as_str()).copied().unwrap_or(0) + slot[s];
+            (MARGIN + GAP.0 + column as f64 * pitch, top + depth[s] as f64 * (BOX.1 + GAP.1))
+        };
+        self.segments.iter().enumerate().map(at).collect()
     }
 }
 

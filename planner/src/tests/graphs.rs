@@ -174,6 +174,14 @@ fn measured_costs_are_looked_up_and_interference_is_required() {
     profile.interference = vec![Interference { graph: graph_id, setting, lanes: 2, factor_permille: 1500, method }];
     let bench = Workbench::new(&graph, &machine, Some(&profile), &[]).expect("measured");
     assert_eq!(bench.problem(1, two).expect("measured").devices[0].factor_permille, 1500);
+    // Two lanes are known, four are not: the floor speaks of both.
+    let mut input = testing::input(&graph, &machine);
+    (input.profile, input.objective) = (Some(&profile), Objective::Throughput);
+    let (plan, _) = plan::plan(&input).expect("feasible");
+    let route = &plan.derived.routes[0];
+    assert!(plan.derived.reports[0].notes.iter().any(|n| n.contains("4 lanes of 1 threads")), "{plan:?}");
+    let busiest = route.prediction.latency_bound.saturating_sub(route.prediction.makespan);
+    assert!(route.prediction.lower_bound < busiest, "{route:?}");
     machine.devices[0].name = "other".into();
     let nothing = Workbench::new(&graph, &machine, Some(&profile), &[]).err();
     assert_eq!(nothing, Some(PlanError::NoCosts { device: "other".into() }));
