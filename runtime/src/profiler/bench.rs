@@ -13,12 +13,12 @@ use tandem_onnx::import::Model;
 use super::budget::Budget;
 use super::cache::SessionCost;
 use super::sampling::{Point, Sampler, Take};
-use super::{ProfileError, feeds, overhead, pooled, statistics};
+use super::{ProfileError, feeds, isolated, overhead, pooled, statistics};
 use crate::engine::Engine;
 
 /// Rounds of a model: at least 30 for the interval to mean something, fewer where a round takes seconds.
 pub const ROUNDS: Budget =
-    Budget { rounds_min: 30, rounds_max: 100, aim: Nanos(10_000_000_000), guard: Nanos(60_000_000_000) };
+    Budget { rounds_min: 30, rounds_max: 100, aim: Nanos(10_000_000_000), guard: Nanos(80_000_000_000) };
 
 /// One line of the table.
 #[derive(Clone, Debug, PartialEq)]
@@ -130,13 +130,12 @@ fn bench_model(
         fed.push((*point, Arc::new(feeds(&model.graph, point.batch)?)));
     }
     let mut sampler = Sampler::load(engine, &image, &model.graph, &fed, Take { profiled: true, whole: true })?;
-    let round = sampler.warm_up()?;
-    let rounds = rounds.unwrap_or_else(|| ROUNDS.rounds(round)).max(1);
-    for _ in 0..rounds {
-        sampler.round()?;
-    }
+    let budgeted = sampler.warm_up(&ROUNDS)?;
+    let rounds = rounds.map_or(budgeted, |n| vec![n.max(1); points.len()]);
+    sampler.measure(&rounds, &mut |_, _| {})?;
     let cost = |threads: u32| costs.iter().find(|(t, _)| *t == threads).map(|(_, c)| *c);
-    let samples = sampler.finish(None, &|t| cost(t).map_or(0, |c| c.timing_overhead_ns))?;
+    let mut samples = sampler.finish(None, &|t| cost(t).map_or(0, |c| c.timing_overhead_ns))?;
+    isolated::refine(engine, model, &mut samples, &|t| cost(t).map_or(0, |c| c.launch_ns))?;
     let row = |s: &super::sampling::Sampled| {
         // As the planner does it: each atom costs what its signature's sample says.
         let by_signature = pooled(&samples.atoms, &s.atoms);
@@ -150,7 +149,7 @@ fn bench_model(
             predicted: sum + Nanos(launch),
             measured: Nanos(middle(&s.whole_ns)),
             interval: interval(&s.timed_ns, &s.whole_ns, launch),
-            rounds,
+            rounds: s.whole_ns.len() as u32,
         }
     };
     Ok(samples.points.iter().map(row).collect())

@@ -2,7 +2,7 @@
 
 use tandem_ir::{Bytes, Graph, Nanos};
 
-/// Limits of measuring one model (or one atom alone) over all its settings.
+/// Limits of measuring one model (or one atom alone) over all its settings, which share it equally.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
     /// Fewest rounds that make a median worth its name; gone below for huge models only.
@@ -18,11 +18,11 @@ pub struct Budget {
 impl Budget {
     /// For a whole model over all its settings.
     pub const MODEL: Self =
-        Self { rounds_min: 5, rounds_max: 50, aim: Nanos(3_000_000_000), guard: Nanos(20_000_000_000) };
+        Self { rounds_min: 5, rounds_max: 50, aim: Nanos(3_000_000_000), guard: Nanos(16_000_000_000) };
     /// For an atom run alone.
     pub const ATOM: Self = Self { rounds_min: 5, rounds_max: 20, aim: Nanos(100_000_000), guard: Nanos(1_000_000_000) };
-    /// A round that takes so long is not warmed up twice.
-    pub const HUGE_ROUND: Nanos = Nanos(2_000_000_000);
+    /// A run that takes so long is not warmed up twice.
+    pub const HUGE_RUN: Nanos = Nanos(500_000_000);
 
     /// The same budget, split into equal shares.
     pub fn shared(&self, shares: u64) -> Self {
@@ -84,7 +84,8 @@ mod tests {
         assert_eq!(b.rounds(Nanos(1_000_000)), 50);
         assert_eq!(b.rounds(Nanos(100_000_000)), 30);
         assert_eq!(b.rounds(Nanos(3_000_000_000)), 5);
-        assert_eq!(b.rounds(Nanos(10_000_000_000)), 2);
+        assert_eq!(b.rounds(Nanos(8_000_000_000)), 2);
+        assert_eq!(b.shared(4).rounds(Nanos(1_000_000_000)), 4);
         assert_eq!(b.rounds(Nanos(u64::MAX)), 1);
     }
 

@@ -19,7 +19,7 @@ use tandem_onnx::import::Model;
 use tandem_onnx::value::{TensorValue, Value};
 
 use super::budget::Budget;
-use super::sampling::Point;
+use super::sampling::{Point, Samples};
 use super::{ProfileError, feeds, statistics};
 use crate::engine::{Engine, Session, SessionOptions};
 
@@ -65,6 +65,37 @@ pub fn measure(
         }
     }
     Ok(result)
+}
+
+/// Replaces the durations of atoms with control-flow bodies by those of runs alone: an engine's timing of the nodes inside
+/// a body slows the node around them, by an amount it does not state. Returns atoms that could not be run alone and keep
+/// the engine's timing, with the engine's words.
+///
+/// # Errors
+/// The model as a whole cannot be run.
+pub fn refine(
+    engine: &dyn Engine,
+    model: &Model,
+    samples: &mut Samples,
+    launch_ns: &dyn Fn(u32) -> u64,
+) -> Result<Vec<(Signature, String)>, ProfileError> {
+    let has_body = |a: &&Atom| a.nodes.iter().any(|n| !model.graph.node(*n).bodies.is_empty());
+    let atoms: Vec<Atom> = samples.atoms.iter().filter(has_body).cloned().collect();
+    if atoms.is_empty() {
+        return Ok(vec![]);
+    }
+    let points: Vec<Point> = samples.points.iter().map(|s| s.point).collect();
+    let found = measure(engine, model, &atoms, &points, launch_ns, &mut |_, _, _| {})?;
+    for sampled in &mut samples.points {
+        for (atom, timing) in samples.atoms.iter().zip(&mut sampled.atoms) {
+            let alone = found.timings.iter().find(|(s, p, _)| *s == atom.signature && *p == sampled.point);
+            let Some((_, _, alone)) = alone else { continue };
+            let (was, is) = (timing.median.0, alone.median.0);
+            sampled.timed_ns.iter_mut().for_each(|t| *t = t.saturating_sub(was) + is);
+            *timing = *alone;
+        }
+    }
+    Ok(found.failures)
 }
 
 /// Measures nodes (ascending) as one segment, launch included, at one point.
@@ -133,10 +164,14 @@ impl Arriving {
         points: &[Point],
     ) -> Result<Self, ProfileError> {
         let graph = &model.graph;
-        let read: BTreeSet<TensorId> = pieces.iter().flat_map(|nodes| boundary(graph, nodes).0).collect();
-        let fed = |t: &TensorId| graph.inputs.contains(t);
-        let wanted: Vec<TensorId> =
-            read.iter().copied().filter(|t| !fed(t) && !is_made_up(&graph.tensor(*t).fact)).collect();
+        let mut wanted: BTreeSet<TensorId> = BTreeSet::new();
+        for nodes in pieces {
+            // How long a loop runs may depend on any number.
+            let loops = nodes.iter().any(|n| !graph.node(*n).bodies.is_empty());
+            let true_ones = |t: &TensorId| loops || !is_made_up(&graph.tensor(*t).fact);
+            wanted.extend(boundary(graph, nodes).0.into_iter().filter(true_ones));
+        }
+        let wanted: Vec<TensorId> = wanted.into_iter().filter(|t| !graph.inputs.contains(t)).collect();
         let batches: BTreeSet<u64> = points.iter().map(|p| p.batch).collect();
         let mut values = HashMap::new();
         for batch in &batches {

@@ -9,12 +9,13 @@
 //! attributed to exactly one atom, so that sums over atoms are sums over engine nodes.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use tandem_ir::profile::Atom;
 use tandem_ir::signature::signature;
 use tandem_ir::{Graph, NodeId};
 
+use super::vanished::{self, Ran};
 use crate::engine::{EngineProfile, NodeTiming, OptimizedNode};
 
 /// A model's atoms on an engine, and who of the engine's nodes each holds.
@@ -29,14 +30,17 @@ pub struct Mapping {
 
 /// Groups the model's nodes as the engine ran them.
 pub fn map(graph: &Graph, profile: &EngineProfile) -> Mapping {
-    let anchors = anchors(graph, &as_run(profile));
+    let engine = as_run(profile);
+    let anchors = anchors(graph, &engine);
     let mut groups = Groups::new(graph.nodes.len());
-    let mut covered = vec![false; graph.nodes.len()];
     for anchored in &anchors {
-        anchored.iter().for_each(|n| covered[n.index()] = true);
         anchored.windows(2).for_each(|pair| groups.join(pair[0], pair[1]));
     }
-    join_vanished(graph, &covered, &mut groups);
+    let first_timed: HashMap<&str, usize> =
+        profile.nodes.iter().enumerate().rev().map(|(turn, n)| (n.name.as_str(), turn)).collect();
+    let turn: Vec<usize> =
+        engine.iter().enumerate().map(|(e, n)| first_timed.get(n.name.as_str()).copied().unwrap_or(e)).collect();
+    vanished::join(graph, &Ran { engine: &engine, anchors: &anchors, turn: &turn }, &mut groups);
     let atoms = into_atoms(graph, groups);
     let timed = collect(atoms.len(), &attribute(graph, &atoms, profile));
     Mapping { atoms, timed }
@@ -126,17 +130,44 @@ fn trails(graph: &Graph, before: NodeId, next: NodeId) -> bool {
     node.op.domain.is_empty() && TRAILS.contains(&node.op.name.as_str()) && node.reads().into_iter().all(own)
 }
 
-/// Which model nodes each engine node stands for; ascending, each once.
+/// Which model nodes each engine node stands for; ascending, each once. A node's name counts beside its outputs only where
+/// it leads to them: of equal nodes that an engine runs once, one may leave its name and another its output's.
 fn anchors(graph: &Graph, engine: &[OptimizedNode]) -> Vec<Vec<NodeId>> {
     let names = Names::new(graph);
-    let of = |node: &OptimizedNode| {
-        let made = node.outputs.iter().filter_map(|t| names.producer(graph, t));
-        let mut by: Vec<NodeId> = made.chain(names.anchor(graph, &node.name)).collect();
-        by.sort_unstable();
-        by.dedup();
-        by
+    let made = |node: &OptimizedNode| -> Vec<NodeId> {
+        let mut made: Vec<NodeId> = node.outputs.iter().filter_map(|t| names.producer(graph, t)).collect();
+        made.sort_unstable();
+        made.dedup();
+        made
     };
-    engine.iter().map(of).collect()
+    let mut by: Vec<Vec<NodeId>> = engine.iter().map(made).collect();
+    let before = tandem_ir::segment::predecessors(graph);
+    let mut known = vec![false; graph.nodes.len()];
+    by.iter().flatten().for_each(|n| known[n.index()] = true);
+    for (node, by) in engine.iter().zip(&mut by) {
+        let Some(named) = names.anchor(graph, &node.name) else { continue };
+        if by.is_empty() || leads_to(&before, &known, named, by) {
+            by.push(named);
+            by.sort_unstable();
+            by.dedup();
+        }
+    }
+    by
+}
+
+/// Whether a node is one of some others, or feeds one of them over nodes that no engine node makes the outputs of.
+fn leads_to(before: &[Vec<NodeId>], known: &[bool], from: NodeId, to: &[NodeId]) -> bool {
+    let mut stack = to.to_vec();
+    let mut seen: HashSet<NodeId> = stack.iter().copied().collect();
+    while let Some(at) = stack.pop() {
+        if at == from {
+            return true;
+        }
+        if at > from && (to.contains(&at) || !known[at.index()]) {
+            stack.extend(before[at.index()].iter().copied().filter(|p| seen.insert(*p)));
+        }
+    }
+    false
 }
 
 /// Looks model nodes up by what engines keep of their names.
@@ -181,25 +212,6 @@ fn number(text: &str) -> Option<(usize, &str)> {
     let (digits, rest) = text.split_once('_')?;
     let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
     digits.parse().ok().filter(|_| plain).map(|id| (id, rest))
-}
-
-/// Lets nodes no engine node stands for join the atom of all who read them. Readers come first, for a vanished node may
-/// read from another one that vanished.
-fn join_vanished(graph: &Graph, covered: &[bool], groups: &mut Groups) {
-    for id in graph.placeable().rev().filter(|id| !covered[id.index()]) {
-        let mut readers: Vec<NodeId> = vec![];
-        let mut kept = false;
-        for t in graph.node(id).writes() {
-            kept |= graph.is_output(t);
-            readers.extend(&graph.tensor(t).consumers);
-        }
-        let mut roots: Vec<NodeId> = readers.iter().map(|r| groups.root(*r)).collect();
-        roots.sort_unstable();
-        roots.dedup();
-        if let (false, [only]) = (kept, roots.as_slice()) {
-            groups.join(id, *only);
-        }
-    }
 }
 
 /// Hands atoms along tensors to engine nodes that have none: first from the first reader, then from whoever feeds them.
@@ -252,7 +264,7 @@ fn fill_from_neighbours(result: &mut [Option<usize>], none: bool) {
 }
 
 /// Disjoint sets of nodes.
-struct Groups {
+pub(super) struct Groups {
     parent: Vec<u32>,
 }
 
@@ -262,7 +274,7 @@ impl Groups {
     }
 
     /// The least node known of the group; halves the path on the way.
-    fn root(&mut self, id: NodeId) -> NodeId {
+    pub(super) fn root(&mut self, id: NodeId) -> NodeId {
         let mut at = id.0;
         while self.parent[at as usize] != at {
             let up = self.parent[self.parent[at as usize] as usize];
@@ -272,7 +284,8 @@ impl Groups {
         NodeId(at)
     }
 
-    fn join(&mut self, a: NodeId, b: NodeId) {
+    /// Makes one group of two.
+    pub(super) fn join(&mut self, a: NodeId, b: NodeId) {
         let (a, b) = (self.root(a), self.root(b));
         self.parent[a.max(b).index()] = a.min(b).0;
     }

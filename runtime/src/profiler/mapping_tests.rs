@@ -88,6 +88,16 @@ fn a_fusion_is_one_atom_and_layout_changes_belong_to_whom_they_serve() {
 }
 
 #[test]
+fn equal_nodes_that_run_once_do_not_join_what_lies_between() {
+    // Both layers compute the same mask; the engine kept the first's name and the second's output.
+    let g = graph(&["Not m x", "Add a x m", "Exp b a", "Not n x", "Add y b n"]);
+    let e = engine(&["n0_Not Not n x", "n1_Add Add a x,n", "n2_Exp Exp b a", "n4_Add Add y b,n"]);
+    let m = map(&g, &e);
+    holds(&g, &e, &m);
+    assert_eq!(nodes(&m), [vec![0, 1], vec![2], vec![3], vec![4]]);
+}
+
+#[test]
 fn many_nodes_become_one() {
     // A layer normalisation in primitives, with a skip around it.
     let g = graph(&["Mean m x", "Sub d x m", "Pow q d w", "Sqrt s q", "Div v d s", "Mul y v w", "Add z y x"]);
@@ -120,6 +130,36 @@ fn a_lost_node_with_readers_in_two_atoms_stands_alone() {
     holds(&g, &e, &m);
     assert_eq!(nodes(&m), [vec![0], vec![1], vec![2], vec![3], vec![4]]);
     assert_eq!(m.timed[1], Vec::<usize>::new());
+    let lone = graph(&["Shape s x", "Gather a x s", "Slice b x s", "Add y a b"]);
+    let e = engine(&["n1_Gather Gather a x", "n2_Slice Slice b x", "n3_Add Add y a,b"]);
+    let m = map(&lone, &e);
+    holds(&lone, &e, &m);
+    assert_eq!((m.atoms.len(), &m.timed[0]), (4, &vec![]), "nothing feeds it: it stands alone");
+}
+
+#[test]
+fn a_sum_belongs_to_the_convolution_that_computes_it() {
+    // A residual block as the NCHWc pass leaves it: the second convolution reads the skip, sum and activation are gone.
+    let block = ["Relu x0 x", "Conv c x0 w", "Conv d c w", "Add s d x0", "Relu r s"];
+    let g = graph(&[block.as_slice(), &["Conv y r w"]].concat());
+    let start = ["x0_nchwc Relu t0 x", "c_nchwc Conv t1 t0", "d_nchwc Conv t2 t1,t0"];
+    let e = engine(&[start.as_slice(), &["y_nchwc Conv t3 t2", "ReorderOutput ReorderOutput y t3"]].concat());
+    let m = map(&g, &e);
+    holds(&g, &e, &m);
+    assert_eq!(nodes(&m), [vec![0], vec![1], vec![2, 3, 4], vec![5]]);
+    // What follows the sum is no part of it, though it vanished as well: here, into its own activation.
+    let g = graph(&[block.as_slice(), &["Conv e r w", "Relu f e", "Add y f r"]].concat());
+    let e = engine(&[start.as_slice(), &["f_nchwc Conv t3 t2", "n7_Add Add y t3,t2"]].concat());
+    let m = map(&g, &e);
+    holds(&g, &e, &m);
+    assert_eq!(nodes(&m), [vec![0], vec![1], vec![2, 3, 4], vec![5, 6], vec![7]]);
+    // The same with two readers, and the skip through a layout change.
+    let g = graph(&[block.as_slice(), &["Conv e r w", "Add y e r"]].concat());
+    let rest = ["d_nchwc Conv t2 t1,t9", "e_nchwc Conv t3 t2,t2", "ReorderOutput ReorderOutput y t3"];
+    let e = engine(&[&start[..2], &["ReorderInput ReorderInput t9 t0"], rest.as_slice()].concat());
+    let m = map(&g, &e);
+    holds(&g, &e, &m);
+    assert_eq!(nodes(&m)[..3], [vec![0], vec![1], vec![2, 3, 4]]);
 }
 
 #[test]

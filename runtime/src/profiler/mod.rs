@@ -25,6 +25,7 @@ pub mod proof;
 mod run;
 pub mod sampling;
 pub mod statistics;
+mod vanished;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -25,8 +25,13 @@ use crate::engine::Engine;
 /// Rounds of lanes against lanes: a ratio needs fewer than a duration.
 const LANES: Budget = Budget { rounds_min: 3, rounds_max: 20, aim: Nanos(800_000_000), guard: Nanos(4_000_000_000) };
 
-/// Units of progress a model: its operators, whole runs and lanes.
-const UNITS: usize = 3;
+/// A run this long is too long to be run on several lanes at each end of the batches: the smallest one has to do.
+const LANE_RUN_MAX: Nanos = Nanos(600_000_000);
+
+/// Units of progress, about what each takes: a model's operators, its lanes, and the copies.
+const OPERATORS: usize = 100;
+const LANES_UNITS: usize = 50;
+const LINKS: usize = 5;
 
 pub(super) struct Run<'a> {
     engines: &'a [&'a dyn Engine],
@@ -82,14 +87,16 @@ impl<'a> Run<'a> {
     }
 
     pub(super) fn all(mut self, models: &[ProfileRequest<'_>]) -> Result<Profile, ProfileError> {
-        self.total = models.len() * UNITS + usize::from(self.options.links);
+        let lanes = if self.options.interference { LANES_UNITS } else { 0 };
+        let links = if self.options.links { LINKS } else { 0 };
+        self.total = models.len() * (OPERATORS + lanes) + links;
         for request in models {
             self.model(request).map_err(|e| e.of_model(request.name))?;
         }
         if self.options.links {
             self.step("copies of host memory");
             self.links();
-            self.done += 1;
+            self.done += LINKS;
         }
         self.save();
         self.step("done");
@@ -97,7 +104,12 @@ impl<'a> Run<'a> {
     }
 
     fn step(&self, what: &str) {
-        (self.progress)(Progress::Step { done: self.done, total: self.total, what });
+        self.part(0, what);
+    }
+
+    /// As [`Run::step`], with a part of the unit under way done.
+    fn part(&self, part: usize, what: &str) {
+        (self.progress)(Progress::Step { done: self.done + part, total: self.total, what });
     }
 
     fn note(&self, text: &str) {
@@ -203,19 +215,17 @@ impl<'a> Run<'a> {
         }
         let atoms = self.operators(job, &costs)?;
         self.write_operators(job, &atoms, &costs);
-        self.done += 1;
+        self.done += OPERATORS;
         if self.options.segments {
-            self.step(&format!("{}: whole runs", job.name));
             self.write_whole_runs(job);
         }
-        self.done += 1;
         if self.options.interference {
             self.step(&format!("{}: lanes against lanes", job.name));
-            if let Err(error) = self.lanes(job) {
+            if let Err(error) = self.lanes(job, &atoms) {
                 self.note(&format!("{}: interference was not measured: {error}", job.name));
             }
+            self.done += LANES_UNITS;
         }
-        self.done += 1;
         self.save();
         Ok(())
     }
@@ -328,15 +338,19 @@ impl<'a> Run<'a> {
             fed.push((*point, Arc::new(feeds(&job.model.graph, point.batch)?)));
         }
         let mut sampler = Sampler::load(job.engine, image, &job.model.graph, &fed, take)?;
-        let round = sampler.warm_up()?;
-        let rounds = Budget::MODEL.shared(shares).rounds(round);
-        for done in 0..rounds {
-            sampler.round()?;
-            self.step(&format!("{}: operators, round {} of {rounds}", job.name, done + 1));
-        }
+        let rounds = sampler.warm_up(&Budget::MODEL.shared(shares))?;
+        sampler.measure(&rounds, &mut |done, of| {
+            let part = OPERATORS * done as usize / of as usize;
+            self.part(part, &format!("{}: operators, round {} of {of}", job.name, done + 1));
+        })?;
         let mut samples = sampler.finish(known, &|t| costs.get(&t).map_or(0, |c| c.timing_overhead_ns))?;
         if samples.points.iter().any(|s| s.atoms.is_empty()) {
             self.alone(job, &mut samples, costs)?;
+            return Ok(samples);
+        }
+        let launch = |t: u32| costs.get(&t).map_or(0, |c| c.launch_ns);
+        for (signature, why) in isolated::refine(job.engine, job.model, &mut samples, &launch)? {
+            self.note(&format!("{}: {signature} cannot be run alone and keeps the engine's timing: {why}", job.name));
         }
         Ok(samples)
     }
@@ -418,28 +432,27 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Lanes against lanes, measured at the smallest and the largest batch; batches between get the larger of the two
-    /// factors, marked as modelled.
-    fn lanes(&mut self, job: &Job<'_>) -> Result<(), ProfileError> {
-        let batches: Vec<u64> = {
-            let mut all: Vec<u64> = job.points.iter().map(|p| p.batch).collect();
-            all.sort_unstable();
-            all.dedup();
-            all
-        };
+    /// Lanes against lanes, measured at the smallest and, if that does not take too long, at the largest batch; other
+    /// batches get the larger of the factors, marked as modelled.
+    fn lanes(&mut self, job: &Job<'_>, atoms: &[Atom]) -> Result<(), ProfileError> {
+        let mut batches: Vec<u64> = job.points.iter().map(|p| p.batch).collect();
+        batches.sort_unstable();
+        batches.dedup();
         let (Some(least), Some(most)) = (batches.first(), batches.last()) else { return Ok(()) };
         let mut image = None;
         for (lanes, threads) in interference::configurations(self.device.cores, &self.options.threads) {
-            let mut ends = vec![];
+            let mut measured = BTreeMap::new();
             for batch in [*least, *most] {
                 let point = Point { threads, batch };
-                ends.push(self.lane_factor(job, lanes, point, &mut image)?);
+                if batch == *least || self.duration(job, atoms, point) <= LANE_RUN_MAX {
+                    measured.insert(batch, self.lane_factor(job, lanes, point, &mut image)?);
+                }
             }
+            let larger = measured.values().copied().max().unwrap_or(1000);
             for batch in &batches {
-                let (factor, method) = match batch {
-                    b if b == least => (ends[0], Method::Isolated),
-                    b if b == most => (ends[1], Method::Isolated),
-                    _ => (ends[0].max(ends[1]), Method::Modelled),
+                let (factor, method) = match measured.get(batch) {
+                    Some(factor) => (*factor, Method::Isolated),
+                    None => (larger, Method::Modelled),
                 };
                 self.document.interference.push(Interference {
                     graph: job.model.graph.fingerprint,
@@ -451,6 +464,14 @@ impl<'a> Run<'a> {
             }
         }
         Ok(())
+    }
+
+    /// What the samples say a run takes.
+    fn duration(&mut self, job: &Job<'_>, atoms: &[Atom], point: Point) -> Nanos {
+        let threads = threads_used(job.engine, point.threads);
+        let setting = self.setting(job.engine, Point { threads, ..point });
+        let cache = self.cache(job.engine);
+        atoms.iter().filter_map(|a| cache.sample(&a.signature, &setting)).map(|t| t.median).sum()
     }
 
     fn lane_factor(

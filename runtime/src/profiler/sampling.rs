@@ -160,36 +160,49 @@ impl<'a> Sampler<'a> {
         Ok(Self { points, inputs, lanes, turns: 0, graph })
     }
 
-    /// Runs everything without counting, and returns how long a round takes, from the last warm-up.
+    /// Runs everything without counting, and returns how many rounds each point gets: each has an equal share of the
+    /// budget, so that small batches are repeated often where large ones cannot be.
     ///
     /// # Errors
     /// What the engine says while running.
-    pub fn warm_up(&mut self) -> Result<Nanos, ProfileError> {
-        let mut total = Nanos::ZERO;
-        for turn in 0..WARM_UP_RUNS {
-            let start = Instant::now();
-            self.turn(false)?;
-            let took = since(start);
+    pub fn warm_up(&mut self, budget: &Budget) -> Result<Vec<u32>, ProfileError> {
+        let mut points: Vec<bool> = vec![true; self.points.len()];
+        for _ in 0..WARM_UP_RUNS {
+            self.turn(false, &points)?;
             // A second warm-up of a huge model would cost more than it brings.
-            if turn + 1 == WARM_UP_RUNS || took >= Budget::HUGE_ROUND {
-                total = Nanos(took.0);
-                break;
-            }
+            (0..points.len()).for_each(|p| points[p] &= self.visit_duration(p) < Budget::HUGE_RUN);
         }
-        Ok(total)
+        let share = budget.shared(self.points.len() as u64);
+        Ok((0..self.points.len()).map(|p| share.rounds(self.visit_duration(p))).collect())
     }
 
-    /// One counted round over all sessions and points.
+    /// How long the last runs of all sessions that serve a point took together.
+    fn visit_duration(&self, point: usize) -> Nanos {
+        self.lanes.iter().map(|l| l.last[point]).sum()
+    }
+
+    /// Counted rounds over all sessions and points, so many a point, those with fewer spread evenly. Says before each
+    /// round how many are done, and of how many.
     ///
     /// # Errors
     /// What the engine says while running.
-    pub fn round(&mut self) -> Result<(), ProfileError> {
-        self.turn(true)
+    pub fn measure(&mut self, rounds: &[u32], step: &mut dyn FnMut(u32, u32)) -> Result<(), ProfileError> {
+        let most = rounds.iter().copied().max().unwrap_or(0);
+        for done in 0..most {
+            step(done, most);
+            let due = |n: &u32| {
+                u64::from(done + 1) * u64::from(*n) / u64::from(most)
+                    > u64::from(done) * u64::from(*n) / u64::from(most)
+            };
+            let due: Vec<bool> = rounds.iter().map(due).collect();
+            self.turn(true, &due)?;
+        }
+        Ok(())
     }
 
-    fn turn(&mut self, counts: bool) -> Result<(), ProfileError> {
+    fn turn(&mut self, counts: bool, due: &[bool]) -> Result<(), ProfileError> {
         self.turns += 1;
-        for p in 0..self.points.len() {
+        for p in (0..self.points.len()).filter(|p| due[*p]) {
             let mut serving: Vec<&mut Lane> = self.lanes.iter_mut().filter(|l| l.serves.contains(&p)).collect();
             // Who comes second finds the processor awake and shared code in its caches: so they take turns at that too.
             if self.turns.is_multiple_of(2) {
