@@ -523,6 +523,7 @@ impl GraphBuilder {
         let Self { name, opsets, ir_version, tensors, inputs, .. } = self;
         let mut graph = Graph { name, opsets, ir_version, nodes, tensors, inputs, outputs, fingerprint };
         mark_folded(&mut graph);
+        crate::folded::infer(&mut graph);
         Ok(graph)
     }
 

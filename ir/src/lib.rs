@@ -9,6 +9,7 @@ pub mod batch;
 pub mod check;
 pub mod dtype;
 pub mod fingerprint;
+mod folded;
 pub mod format;
 pub mod graph;
 pub mod limits;
