@@ -18,6 +18,7 @@ pub(crate) fn infer(graph: &mut Graph) {
         let from = &graph.tensor(*input).fact;
         let Some(shape) = from.shape.as_ref().and_then(|dims| shape(node, dims)) else { continue };
         let Some(dtype) = dtype(graph, node, from.dtype) else { continue };
+        let output = *output;
         let fact = &mut graph.tensors[output.index()].fact;
         if fact.shape.is_none() || fact.dtype.is_none() {
             (fact.dtype, fact.shape) = (Some(dtype), Some(shape));
