@@ -51,7 +51,7 @@ pub fn chain(problem: &Problem, objective: &Objective) -> Option<(Vec<u8>, u128)
 fn own(problem: &Problem, objective: &Objective, a: usize, q: usize) -> Option<u128> {
     let mut sum = u128::from(objective.price[q]) * u128::from(problem.time(a, q)?.0);
     if objective.launch && problem.preds(a).is_empty() {
-        sum += u128::from(objective.price[q]) * u128::from(problem.devices[q].launch.0);
+        sum += u128::from(objective.price[q]) * u128::from(problem.devices[q].entry().0);
     }
     for v in problem.reads(a) {
         if problem.values[*v as usize].producer.is_none() {
@@ -122,6 +122,6 @@ fn switch(problem: &Problem, objective: &Objective, crossing: &Crossing, a: usiz
     }
     let copies = crossing[p * problem.devices.len() + q]?;
     let enters = objective.launch && !problem.preds(a).is_empty();
-    let launch = if enters { u128::from(objective.price[q]) * u128::from(problem.devices[q].launch.0) } else { 0 };
+    let launch = if enters { u128::from(objective.price[q]) * u128::from(problem.devices[q].entry().0) } else { 0 };
     Some(copies + launch)
 }

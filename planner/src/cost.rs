@@ -158,7 +158,8 @@ impl Roofline {
         let (mut costs, mut unknown) = (vec![], 0);
         for kernel in &kernels {
             let time = if kernel.iter().all(|n| shapes[n.index()]) {
-                host.operator_overhead
+                // The host computes it inside any session. An accelerator's lane does not wait for that.
+                if device.kind == DeviceKind::Cpu { host.operator_overhead } else { Nanos::ZERO }
             } else {
                 let Kernel { flops, bytes, dtype, known } = kernel_work(graph, kernel, batch);
                 unknown += usize::from(!known);

@@ -49,7 +49,7 @@ pub fn additive(problem: &Problem, objective: &Objective, devices: &[u8]) -> Opt
         let d = usize::from(*d);
         let mut time = problem.time(a, d)?;
         if objective.launch && problem.preds(a).is_empty() {
-            time += problem.devices[d].launch;
+            time += problem.devices[d].entry();
         }
         sum += price(d) * u128::from(time.0);
     }
@@ -75,7 +75,7 @@ pub fn additive(problem: &Problem, objective: &Objective, devices: &[u8]) -> Opt
                 && charges_launch(problem, v)
                 && value.consumers.iter().any(|c| devices[*c] as usize == to)
             {
-                sum += price(to) * u128::from(problem.devices[to].launch.0);
+                sum += price(to) * u128::from(problem.devices[to].entry().0);
             }
         }
     }
@@ -143,7 +143,7 @@ impl MinCut {
         for (a, kept) in keep.iter().enumerate() {
             let side = |d: usize| {
                 let launch = objective.launch && problem.preds(a).is_empty();
-                let extra = if launch { problem.devices[d].launch.0 } else { 0 };
+                let extra = if launch { problem.devices[d].entry().0 } else { 0 };
                 problem.time(a, d).map_or(INFINITE, |t| capacity(price(d), t.0.saturating_add(extra)))
             };
             // Cut towards the sink when the atom stays on the source's side, which is "keep".
@@ -251,7 +251,7 @@ fn way(problem: &Problem, objective: &Objective, v: usize, from: usize, to: usiz
         let lane = problem.devices.len() + problem.links[*l].lane;
         capacity(objective.price[lane], problem.copy_over(v, *l).0)
     };
-    let launch = if launch { capacity(objective.price[to], problem.devices[to].launch.0) } else { 0 };
+    let launch = if launch { capacity(objective.price[to], problem.devices[to].entry().0) } else { 0 };
     hops.iter().map(hop).fold(launch, |a, b| a.saturating_add(b)).min(INFINITE - 1)
 }
 

@@ -26,6 +26,9 @@ pub struct DeviceModel {
     pub kind: DeviceKind,
     /// Cost of launching a segment.
     pub launch: Nanos,
+    /// What an engine loses where a run of operators is cut in two: fusion across the cut, a change of layout. Only the
+    /// judge charges it, for each segment that is not the whole graph; lower bounds leave it out.
+    pub cut_loss: Nanos,
     /// Least cost of an operator, for what is estimated.
     pub operator_overhead: Nanos,
     /// Memory a plan may use.
@@ -34,6 +37,13 @@ pub struct DeviceModel {
     pub lanes: u32,
     /// How much slower a segment is with all lanes busy, in per mille (1000: not at all).
     pub factor_permille: u64,
+}
+
+impl DeviceModel {
+    /// What entering the device costs beside the copy: a launch, and the cut's loss.
+    pub fn entry(&self) -> Nanos {
+        self.launch + self.cut_loss
+    }
 }
 
 /// A link in one direction.
@@ -271,10 +281,12 @@ impl Problem {
         (!hops.is_empty()).then(|| hops.iter().map(|l| self.copy_over(value, *l)).sum())
     }
 
-    /// Duration of a segment whose atoms take `work`: launch and work, with the device's interference, rounded up once.
-    pub fn segment_duration(&self, device: usize, work: Nanos) -> Nanos {
+    /// Duration of a segment whose atoms take `work`: launch and work and, where the segment is `part` of the graph, what
+    /// the cut loses; with the device's interference, rounded up once.
+    pub fn segment_duration(&self, device: usize, work: Nanos, part: bool) -> Nanos {
         let d = &self.devices[device];
-        let whole = u128::from((d.launch + work).0) * u128::from(d.factor_permille);
+        let loss = if part { d.cut_loss } else { Nanos::ZERO };
+        let whole = u128::from((d.launch + loss + work).0) * u128::from(d.factor_permille);
         Nanos(u64::try_from(whole.div_ceil(1000)).unwrap_or(u64::MAX))
     }
 

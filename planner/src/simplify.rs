@@ -3,8 +3,8 @@
 //! Every pass only joins nodes that no plan should part; the graph of atoms is then made acyclic again by joining each
 //! strongly connected component (two groups that feed each other can only run as one). Shape arithmetic (small integers
 //! derived from `Shape`) is *not* pinned to the CPU: an engine computes it on the host inside any session without touching
-//! data, so a pin would add two boundaries at every dynamic `Reshape`; it costs a host dispatch wherever it is put, and
-//! stays with its neighbours.
+//! data, so a pin would add two boundaries at every dynamic `Reshape`; it costs the CPU a dispatch and an accelerator's lane
+//! nothing, and stays with its neighbours.
 //!
 //! Chains are *not* contracted. "No cut inside could ever pay" can be proven for the additive objective at equal prices (move
 //! the far end of the inner edge to the near side and compare bytes), but neither at other prices, where the atom's
@@ -50,6 +50,8 @@ pub struct FusionRule {
     pub body: &'static [&'static str],
     /// An operator that must be among them (none: any).
     pub requires: Option<&'static str>,
+    /// Operators among them that may also read from elsewhere: the sum with a residual.
+    pub outside: &'static [&'static str],
     /// Most nodes.
     pub nodes_max: usize,
 }
@@ -77,6 +79,7 @@ pub const FUSION_RULES: [FusionRule; 5] = [
         anchors: &["Conv", "ConvTranspose", "ConvInteger", "QLinearConv"],
         body: &ACTIVATIONS,
         requires: None,
+        outside: &["Add"],
         nodes_max: 5,
     },
     FusionRule {
@@ -84,6 +87,7 @@ pub const FUSION_RULES: [FusionRule; 5] = [
         anchors: &["ReduceMean"],
         body: &["Sub", "Pow", "Mul", "ReduceMean", "Add", "Sqrt", "Div", "Cast"],
         requires: Some("Sqrt"),
+        outside: &[],
         nodes_max: 12,
     },
     FusionRule {
@@ -91,6 +95,7 @@ pub const FUSION_RULES: [FusionRule; 5] = [
         anchors: &["Div", "Mul"],
         body: &["Erf", "Add", "Mul", "Tanh", "Pow"],
         requires: Some("Erf"),
+        outside: &[],
         nodes_max: 6,
     },
     FusionRule {
@@ -98,6 +103,7 @@ pub const FUSION_RULES: [FusionRule; 5] = [
         anchors: &["Div", "Mul", "Add", "Where"],
         body: &["Softmax", "Add"],
         requires: Some("Softmax"),
+        outside: &[],
         nodes_max: 3,
     },
     FusionRule {
@@ -105,6 +111,7 @@ pub const FUSION_RULES: [FusionRule; 5] = [
         anchors: &["MatMul", "Gemm", "MatMulInteger", "QLinearMatMul"],
         body: &["Add", "Relu", "Sigmoid", "Tanh", "Clip", "LeakyRelu", "Gelu"],
         requires: None,
+        outside: &[],
         nodes_max: 3,
     },
 ];
@@ -163,6 +170,11 @@ pub fn simplify(graph: &Graph, tables: &[&[Vec<NodeId>]], fuse: bool) -> Simplif
     pass("uncuttable values", reason, &mut groups, &mut |g| {
         segment::uncuttable(graph).iter().for_each(|(a, b)| g.join(a.index(), b.index()));
     });
+    let reason =
+        "between DequantizeLinear and QuantizeLinear engines compute in integers; parted, they would round elsewhere";
+    pass("quantised operators", reason, &mut groups, &mut |g| {
+        quantised(graph).into_iter().for_each(|(a, b)| g.join(a.index(), b.index()));
+    });
     let reason = "nodes that an engine was seen to run as one are placed as one";
     pass("engine atoms", reason, &mut groups, &mut |g| {
         let all = tables.iter().flat_map(|t| t.iter());
@@ -179,6 +191,39 @@ pub fn simplify(graph: &Graph, tables: &[&[Vec<NodeId>]], fuse: bool) -> Simplif
     let reason = "groups that feed each other can only run as one";
     pass("cycles", reason, &mut groups, &mut |g| join_cycles(graph, &nodes, g));
     Simplified { atoms: ordered(graph, &nodes, &mut groups), passes }
+}
+
+/// Activations that a quantised kernel takes in, between its product and its QuantizeLinear.
+const QUANTISED_TAILS: [&str; 6] = ["Relu", "Clip", "LeakyRelu", "Sigmoid", "HardSigmoid", "Add"];
+
+/// Pairs of nodes with a real-valued value of a quantised kernel between them: what DequantizeLinear makes and who reads it,
+/// and what QuantizeLinear reads, back through activations. Boundaries then carry integers, and the numbers of the split
+/// model are those of the whole one.
+fn quantised(graph: &Graph) -> Vec<(NodeId, NodeId)> {
+    let mut pairs = vec![];
+    for id in graph.placeable() {
+        let node = graph.node(id);
+        if node.op.name == "DequantizeLinear" {
+            let readers = node.writes().flat_map(|t| &graph.tensor(t).consumers);
+            pairs.extend(readers.filter(|c| !graph.node(**c).folded).map(|c| (id, *c)));
+        }
+        if node.op.name != "QuantizeLinear" {
+            continue;
+        }
+        let mut below = id;
+        loop {
+            let input = graph.node(below).inputs.first().copied().flatten();
+            let Some(above) = input.and_then(|t| graph.tensor(t).producer).filter(|p| !graph.node(*p).folded) else {
+                break;
+            };
+            pairs.push((above, below));
+            if !QUANTISED_TAILS.contains(&graph.node(above).op.name.as_str()) {
+                break;
+            }
+            below = above;
+        }
+    }
+    pairs
 }
 
 /// Given groups in a topological order, those that feed each other joined.
@@ -235,7 +280,10 @@ fn grow(graph: &Graph, anchor: NodeId, rule: &FusionRule, taken: &[bool]) -> Vec
             let node = graph.node(*id);
             let known = |t: &TensorId| made.contains(t) || entry.contains(t) || graph.is_constant(*t);
             let op = node.op.domain.is_empty() && rule.body.contains(&node.op.name.as_str());
-            op && !node.folded && !taken[id.index()] && !region.contains(id) && node.reads().iter().all(known)
+            // What comes from outside cannot depend on the pattern: its inner values are read inside only.
+            let outside = rule.outside.contains(&node.op.name.as_str());
+            let fed = outside || node.reads().iter().all(known);
+            op && !node.folded && !taken[id.index()] && !region.contains(id) && fed
         };
         let Some(next) = candidates.into_iter().find(fits) else { return best };
         made.extend(graph.node(next).writes());

@@ -19,7 +19,16 @@ pub fn device(name: &str, launch: u64) -> DeviceModel {
     let kind = if name == "cpu" { DeviceKind::Cpu } else { DeviceKind::Gpu };
     let (launch, operator_overhead) = (Nanos(launch), Nanos::ZERO);
     let (memory, name) = (Bytes(u64::MAX), name.to_owned());
-    DeviceModel { name, kind, launch, operator_overhead, memory, lanes: 1, factor_permille: 1000 }
+    DeviceModel {
+        name,
+        kind,
+        launch,
+        cut_loss: Nanos::ZERO,
+        operator_overhead,
+        memory,
+        lanes: 1,
+        factor_permille: 1000,
+    }
 }
 
 /// A link for made-up problems: `ns` a byte, after `latency`.

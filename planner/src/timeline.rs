@@ -168,7 +168,7 @@ fn draft(problem: &Problem, segments: &Segments) -> Result<Draft, TimelineError>
     }
     for (s, work) in work.iter().enumerate() {
         let d = usize::from(segments.device[s]);
-        draft.push(d, Work::Run(s), problem.segment_duration(d, Nanos(*work)).0);
+        draft.push(d, Work::Run(s), problem.segment_duration(d, Nanos(*work), segments.len() > 1).0);
     }
     // Step that brings a value to each device, for the value at hand.
     let mut brings = vec![u32::MAX; problem.devices.len()];

@@ -72,9 +72,10 @@ fn passes_as_text() {
         ("a = Conv(x, w)\nb = BatchNormalization(a, w1, w2)\nc = Relu(b)\nd = MaxPool(c)", "a+b+c d"),
         // Swish keeps its diamond; a value that is read elsewhere too ends the pattern.
         ("a = Conv(x, w)\nb = Sigmoid(a)\nc = Mul(a, b)\nd = MaxPool(c)", "a+b+c d"),
-        ("a = Conv(x, w)\nb = Relu(a)\nc = Conv(b, w)\nd = Add(a, c)", "a b c d"),
-        // A residual from outside the pattern is not fused; one that the convolution reads too is.
-        ("a = Conv(x, w)\nb = Conv(a, w1)\nc = Conv(b, w2)\nd = Add(c, a)\ne = Relu(d)", "a b c d e"),
+        ("a = Conv(x, w)\nb = Relu(a)\nc = Conv(b, w)\nd = Add(a, c)", "a b c+d"),
+        // A residual is summed by the convolution's kernel, wherever it comes from; a product of two branches is not.
+        ("a = Conv(x, w)\nb = Conv(a, w1)\nc = Conv(b, w2)\nd = Add(c, a)\ne = Relu(d)", "a b c+d+e"),
+        ("a = Conv(x, w)\nb = Conv(a, w1)\nc = Conv(b, w2)\nd = Mul(c, a)", "a b c d"),
         ("a = Conv(x, w)\nb = Conv(a, w1)\nc = Add(b, a)\nd = Relu(c)", "a b+c+d"),
         ("a = MatMul(x, w)\nb = Add(a, w1)\nc = MatMul(b, w2)", "a+b c"),
         // Layer normalisation and gelu as exporters write them.
@@ -85,6 +86,12 @@ fn passes_as_text() {
         ),
         ("a = Identity(x)\nb = Div(a, w)\nc = Erf(b)\nd = Add(c, w1)\ne = Mul(a, d)\nf = Mul(e, w2)", "a b+c+d+e+f"),
         ("a = MatMul(x, x1)\nb = Div(a, w)\nc = Add(b, w1)\nd = Softmax(c)", "a b+c+d"),
+        // Quantised kernels are whole from their DequantizeLinear to their QuantizeLinear; boundaries carry integers.
+        (
+            "a = QuantizeLinear(x, w)\nb = DequantizeLinear(a, w)\nc = Conv(b, w1)\nd = Relu(c)\ne = QuantizeLinear(d, w)\n\
+             f = DequantizeLinear(e, w)\ng = MaxPool(f)\nh = QuantizeLinear(g, w)",
+            "a b+c+d+e f+g+h",
+        ),
     ];
     for (text, expected) in cases {
         let found = atoms(&parse(text), &[]);
@@ -100,19 +107,20 @@ fn passes_as_text() {
     let found = atoms(&graph, &[&table]);
     assert_eq!(
         found,
-        "a+b+d+e | constants 5->4, uncuttable values 4->4, engine atoms 4->3, documented fusions 3->3, cycles 3->1"
+        "a+b+d+e | constants 5->4, uncuttable values 4->4, quantised operators 4->4, engine atoms 4->3, \
+         documented fusions 3->3, cycles 3->1"
     );
 }
 
 #[test]
-fn shape_arithmetic_is_known_and_costs_a_dispatch() {
+fn shape_arithmetic_is_known_and_costs_the_cpu_a_dispatch() {
     let graph = parse("a = Conv(x, w)\ns1 = Shape(a)\ns2 = Gather(s1, w1)\nb = Reshape(a, s2)");
     assert_eq!(simplify::shape_arithmetic(&graph), [false, true, true, false]);
     let machine = testing::machine(4, true);
     let bench = Workbench::new(&graph, &machine, None, &[]).expect("rates are described");
     let problem = bench.problem(1, LaneConfig { lanes: 1, threads: 4 }).expect("runnable");
     let overhead = machine.devices[0].operator_overhead;
-    assert_eq!(problem.time(1, 1), Some(overhead));
+    assert_eq!((problem.time(1, 0), problem.time(1, 1)), (Some(overhead), Some(Nanos::ZERO)));
     assert!(problem.time(0, 0) > Some(overhead * 10));
 }
 

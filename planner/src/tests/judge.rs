@@ -214,3 +214,16 @@ fn memory_that_lacks_ranks_first() {
     let far = found.best.segments.devices().iter().filter(|d| **d == 1).count();
     assert_eq!(far, 2, "as much on the accelerator as fits");
 }
+
+#[test]
+fn a_route_of_several_segments_pays_for_its_cuts_and_a_whole_one_does_not() {
+    let mut problem = crate::testing::random_dag(12, 3);
+    problem.devices.iter_mut().for_each(|d| d.cut_loss = Nanos(1_000_000));
+    let whole = problem.segment_duration(0, Nanos(500), false);
+    let part = problem.segment_duration(0, Nanos(500), true);
+    assert_eq!(part.saturating_sub(whole), Nanos(1_000_000));
+    let one = crate::search::single(&problem, 0);
+    let busy = |d: usize| crate::timeline::evaluate(&problem, &one[d].segments).map(|t| t.busy[0]);
+    let work: Nanos = problem.atoms.iter().filter_map(|a| a.time[0]).sum();
+    assert_eq!(busy(0), Ok(problem.segment_duration(0, work, false)), "one segment, no cut");
+}
