@@ -24,7 +24,21 @@ fn ok(args: &[&str]) -> Result<String, String> {
 fn way(model: &str, machine: &str, search: &str, folder: &Path) -> Result<(usize, f64), String> {
     let plan = folder.join("plan.yaml");
     let plan = plan.to_str().ok_or("a path")?;
-    ok(&["plan", model, "--machine", machine, "--search", search, "--batch", "1,2", "--slo", "100s", "-q", "-o", plan])?;
+    ok(&[
+        "plan",
+        model,
+        "--machine",
+        machine,
+        "--search",
+        search,
+        "--batch",
+        "1,2",
+        "--slo",
+        "100s",
+        "-q",
+        "-o",
+        plan,
+    ])?;
     ok(&["check", plan])?;
     let text = ok(&["run", plan, "--verify", "--emulate", "--format", "json", "-q"])?;
     let run: serde_json::Value = serde_json::from_str(&text).map_err(|e| format!("{model}: {e}: {text}"))?;

@@ -28,11 +28,12 @@ fn text(machine: &Machine) -> String {
             device.name, device.model, device.cores, device.memory
         );
         for engine in &device.engines {
-            text += &format!("  engine       {} {}\n", engine.name, engine.version);
+            text += format!("  engine       {} {}", engine.name, engine.version).trim_end();
+            text += "\n";
         }
         if let Some(rates) = &device.rates {
             let peaks: Vec<String> =
-                rates.flops_per_s.iter().map(|(t, r)| format!("{:.1} T{t}flop/s", *r as f64 / 1e12)).collect();
+                rates.flops_per_s.iter().map(|(t, r)| format!("{:.1} Tflop/s {t}", *r as f64 / 1e12)).collect();
             text += &format!("  peak         {}\n", peaks.join(", "));
             text += &format!("  bandwidth    {:.0} GB/s\n", rates.memory_bytes_per_s as f64 / 1e9);
         }
