@@ -158,7 +158,11 @@ fn again(context: &Context, args: &PlanArgs, from: &Path, wish: &Asked) -> Resul
         return search_again(context, args, &machine, &authored, models, search);
     }
     let (name, model) = models.first_mut().context("the plan has no tenant")?;
-    let batches = authored.tenants().flat_map(|t| t.routes.iter().map(|r| r.batch)).collect();
+    // All batches the plan may choose from, not only those of its routes: its bounds speak of them all.
+    let mut batches: Vec<u64> = authored.tenants().flat_map(|t| t.batches.iter().copied()).collect();
+    batches.extend(authored.tenants().flat_map(|t| t.routes.iter().map(|r| r.batch)));
+    batches.sort_unstable();
+    batches.dedup();
     let gathered = costs(context, args, &machine, name, model, batches)?;
     let reports = old.map(|p| p.derived.reports).unwrap_or_default();
     rebuilt(authored, &machine, &gathered, &reports, models)
