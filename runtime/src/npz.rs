@@ -135,7 +135,7 @@ pub fn write_archive(writer: impl Write + Seek, name: &Path, values: &[(String, 
     for (value_name, value) in values {
         flatten(value_name.clone(), value, &mut arrays).map_err(fail)?;
     }
-    let mut zip = ZipWriter::new(writer);
+    let mut zip = ZipWriter::new(Lenient { writer, failed: None });
     let mut written = std::collections::HashSet::new();
     for (array_name, tensor) in arrays {
         let member = match npy::raw_type(tensor.dtype) {
@@ -153,7 +153,46 @@ pub fn write_archive(writer: impl Write + Seek, name: &Path, values: &[(String, 
         npy::write(&mut zip, &tensor).map_err(|source| NpzError::Array { file: name.to_owned(), member, source })?;
     }
     let mut inner = zip.finish().map_err(|e| fail(e.to_string()))?;
-    inner.flush().map_err(|e| fail(e.to_string()))
+    let flushed = inner.flush();
+    match inner.failed {
+        Some(error) => Err(fail(error.to_string())),
+        None => flushed.map_err(|e| fail(e.to_string())),
+    }
+}
+
+/// Keeps the first error for the end: a [`ZipWriter`] dropped before its archive is whole tries to end it, and prints to
+/// stderr where that fails.
+struct Lenient<W> {
+    writer: W,
+    failed: Option<std::io::Error>,
+}
+
+impl<W> Lenient<W> {
+    fn or_keep<T>(&mut self, done: T, attempt: impl FnOnce(&mut W) -> std::io::Result<T>) -> std::io::Result<T> {
+        if self.failed.is_some() {
+            return Ok(done);
+        }
+        attempt(&mut self.writer).or_else(|error| {
+            self.failed = Some(error);
+            Ok(done)
+        })
+    }
+}
+
+impl<W: Write> Write for Lenient<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.or_keep(bytes.len(), |writer| writer.write(bytes))
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.or_keep((), Write::flush)
+    }
+}
+
+impl<W: Seek> Seek for Lenient<W> {
+    fn seek(&mut self, to: std::io::SeekFrom) -> std::io::Result<u64> {
+        self.or_keep(0, |writer| writer.seek(to))
+    }
 }
 
 /// Writes one array as `.npy`.

@@ -1,0 +1,40 @@
+//! The binary as a user meets it: scripts of what is typed and what comes back, runs that are verified, golden plans.
+
+#[path = "cli/binary.rs"]
+mod binary;
+#[path = "cli/golden.rs"]
+mod golden;
+#[path = "cli/running.rs"]
+mod running;
+#[path = "cli/script.rs"]
+mod script;
+
+#[test]
+fn models_are_listed_and_built() {
+    script::run("models.script");
+}
+
+#[test]
+fn models_are_looked_into() {
+    script::run("import.script");
+}
+
+#[test]
+fn machines_are_shown() {
+    script::run("machines.script");
+}
+
+#[test]
+fn plans_are_made_checked_compared_and_mended() {
+    script::run("plan.script");
+}
+
+#[test]
+fn plans_are_explained() {
+    script::run("explain.script");
+}
+
+#[test]
+fn wrong_words_are_refused() {
+    script::run("words.script");
+}
