@@ -12,7 +12,7 @@ const MARGIN: f64 = 16.0;
 /// Room for lanes' names.
 const GUTTER: f64 = 110.0;
 const ROW: f64 = 34.0;
-const BOX: (f64, f64) = (150.0, 46.0);
+const BOX: (f64, f64) = (184.0, 46.0);
 const GAP: (f64, f64) = (24.0, 40.0);
 
 /// Fill and line of each device in turn; copies are grey.
