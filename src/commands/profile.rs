@@ -25,6 +25,8 @@ pub struct Wish<'a> {
     pub threads: Vec<u32>,
     /// Whole runs too.
     pub segments: bool,
+    /// Copies of host memory too.
+    pub links: bool,
     /// Batches even where a batch differs from its rows.
     pub insist: bool,
     /// Sample inputs, where given.
@@ -55,6 +57,7 @@ pub fn run(context: &Context, args: &ProfileArgs) -> Result<()> {
         batches: args.batch.clone(),
         threads: args.threads.clone(),
         segments: args.segments,
+        links: true,
         insist: args.insist_batch,
         bind: &args.bind,
     };
@@ -152,7 +155,7 @@ fn measure(context: &Context, machine: &Machine, models: &[(&str, &mut Model)], 
         threads,
         segments: wish.segments,
         interference: true,
-        links: false,
+        links: wish.links,
         date: clock::today(),
     };
     let requests: Vec<ProfileRequest<'_>> =
