@@ -27,6 +27,7 @@ pub fn run(context: &Context, args: &ExplainArgs) -> Result<()> {
         batches: plan.derived.routes.iter().map(|r| r.batch).collect(),
         threads: vec![route.threads],
         segments: false,
+        links: false,
         insist: false,
         bind: &bind,
     };
@@ -35,7 +36,7 @@ pub fn run(context: &Context, args: &ExplainArgs) -> Result<()> {
     let graphs: Vec<&Graph> = models.iter().map(|(_, m)| &m.graph).collect();
     let told = explain::explain(&plan, &graphs, gathered.profile.as_ref(), tenant, Some(route.batch))?;
     let text = match args.format {
-        ExplainFormat::Text => explain::summary(&plan, graphs[tenant]) + "\n" + &told.text(),
+        ExplainFormat::Text => explain::summary(&plan, graphs[tenant], Some(route.batch)) + "\n" + &told.text(),
         ExplainFormat::Tree => told.tree(),
         ExplainFormat::Dot => told.dot(),
         ExplainFormat::Svg => told.svg(),

@@ -35,7 +35,7 @@ pub fn run(context: &Context, args: &PlanArgs) -> Result<()> {
     report("the plan just made", findings)?;
     write_out(args.output.as_deref(), &format::plan::to_yaml(&plan))?;
     for (_, graph) in &graphs {
-        context.say(&tandem_planner::explain::summary(&plan, graph));
+        context.say(&tandem_planner::explain::summary(&plan, graph, None));
     }
     if let Some(path) = args.output.as_deref().filter(|p| *p != Path::new("-")) {
         context.say(&format!("written to {}", path.display()));
@@ -131,7 +131,8 @@ fn costs(
     batches: Vec<u64>,
 ) -> Result<Gathered> {
     let given = args.profile.as_deref().map(|p| context.profile(p)).transpose()?;
-    let wish = Wish { batches, threads: vec![], segments: false, insist: args.insist_batch, bind: &args.bind };
+    let wish =
+        Wish { batches, threads: vec![], segments: false, links: false, insist: args.insist_batch, bind: &args.bind };
     gather(context, machine, &mut [(name, model)], given, &wish)
 }
 

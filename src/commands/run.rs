@@ -65,7 +65,9 @@ pub fn run(context: &Context, args: &RunArgs) -> Result<()> {
     let (_, mut model) = models.swap_remove(place);
     prepare::trust(&mut model, route);
     if args.format == Format::Text {
-        print(&(tandem_planner::explain::summary(&plan, &model.graph).trim_end().to_owned() + "\n"))?;
+        print(
+            &(tandem_planner::explain::summary(&plan, &model.graph, Some(route.batch)).trim_end().to_owned() + "\n"),
+        )?;
     }
     let inputs = inputs(&args.input, args.seed, &model, route)?;
     let options = RunnerOptions { emulate: args.emulate, ..RunnerOptions::default() };

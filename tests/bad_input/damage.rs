@@ -55,7 +55,7 @@ fn damaged_text(text: &str, seed: u64) -> String {
     const WORDS: [&str; 12] =
         ["-1", "99999999999999999999", "null", "[]", "{}", "\"\"", "1e400", "0", "*a", "&a x", "gpu9", "!!binary x"];
     let state = &mut seed.wrapping_add(77);
-    if random(state) % 2 == 0 {
+    if random(state).is_multiple_of(2) {
         return String::from_utf8_lossy(&damaged(text.as_bytes(), seed)).into_owned();
     }
     let places: Vec<(usize, &str)> = text.match_indices(": ").collect();

@@ -36,7 +36,7 @@ fn placements_compute_what_the_whole_model_computes() {
             for engine in engines() {
                 let data = verified(place.tandem_on(engine, "run plan.yaml --emulate --verify --format json"));
                 let devices = data["devices"].to_string();
-                assert!(devices.contains(if engine == "ort" { "onnxruntime" } else { "tract" }) || engine == "ort");
+                assert!(devices.contains(engine), "{model} ran on {engine}: {devices}");
                 if search.starts_with("random") {
                     assert!(devices.contains("numeric emulator"), "{model} {search}: split over both: {devices}");
                     let copies = data["steps"].as_array().expect("steps").iter();
@@ -122,8 +122,8 @@ fn traces_hold_predicted_and_measured_rows_of_every_lane() {
     }
     let spans: Vec<_> = events.iter().filter(|e| e["ph"] == "X").collect();
     let steps = place.read("plan.yaml").matches("{lane: ").count();
-    assert!(spans.len() >= 6, "a span a step, predicted and measured: {} of {steps}", spans.len());
-    assert_eq!(spans.len() % 2, 0, "each step once predicted and once measured");
+    assert_eq!(spans.len(), 2 * steps, "each step once predicted and once measured");
+    assert!(steps >= 3, "something runs on each side and something is copied");
     for span in &spans {
         assert!(span["ts"].as_f64() >= Some(0.0) && span["dur"].as_f64() >= Some(0.0), "{span}");
         let row =

@@ -179,10 +179,11 @@ impl Explanation {
 }
 
 /// The first lines of `plan` and `run`: how much runs where, what crosses, and what stayed on the CPU and why. Of the
-/// tenant's route with the largest share; empty where the plan is of another graph.
-pub fn summary(plan: &Plan, graph: &Graph) -> String {
+/// tenant's route of this batch, else of the one with the largest share; empty where there is none.
+pub fn summary(plan: &Plan, graph: &Graph, batch: Option<u64>) -> String {
     let tenant = plan.derived.graphs.iter().find(|g| g.fingerprint == graph.fingerprint).map(|g| &g.tenant);
     let routes = plan.derived.routes.iter().enumerate().filter(|(_, r)| Some(&r.tenant) == tenant);
+    let routes = routes.filter(|(_, r)| batch.is_none_or(|batch| r.batch == batch));
     let Some((position, route)) = routes.max_by_key(|(i, r)| (r.share_permille, std::cmp::Reverse(*i))) else {
         return String::new();
     };
@@ -200,10 +201,10 @@ pub fn summary(plan: &Plan, graph: &Graph) -> String {
     let notes = plan.derived.reports.get(position).map(|r| r.notes.clone()).unwrap_or_default();
     let _ = writeln!(
         out,
-        "{} segments, {} boundaries between devices, {} copies, {bytes} copied a batch; makespan {}{}",
-        route.segments.len(),
-        device_boundaries(route),
-        copies.len(),
+        "{}, {} between devices, {}, {bytes} copied a batch; makespan {}{}",
+        counted(route.segments.len(), "segment", "segments"),
+        counted(device_boundaries(route), "boundary", "boundaries"),
+        counted(copies.len(), "copy", "copies"),
         route.prediction.makespan,
         if route.prediction.modelled { " (modelled)" } else { "" }
     );
@@ -214,24 +215,36 @@ pub fn summary(plan: &Plan, graph: &Graph) -> String {
     out
 }
 
-/// Operators, arithmetic and traffic by device.
+/// `1 copy`, `2 copies`.
+fn counted(n: usize, one: &str, many: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { many })
+}
+
+/// Operators, arithmetic and traffic by device. Where shapes were not observed the work is not known, and no zero is shown.
 fn placed(plan: &Plan, graph: &Graph, route: &Route) -> String {
     let index = graph.node_index();
-    let mut shares: BTreeMap<usize, (usize, Flops, Bytes)> = BTreeMap::new();
+    let mut shares: BTreeMap<usize, (usize, Flops, Bytes, usize)> = BTreeMap::new();
     for segment in &route.segments {
         let share = shares.entry(segment.device).or_default();
         for node in segment.nodes.iter().filter_map(|n| index.get(n)) {
             share.0 += 1;
-            if let Some(work) = node_work(graph, *node, route.batch) {
-                share.1 += work.flops;
-                share.2 += work.traffic();
+            match node_work(graph, *node, route.batch) {
+                Some(work) => (share.1, share.2) = (share.1 + work.flops, share.2 + work.traffic()),
+                None => share.3 += 1,
             }
         }
     }
     let total: usize = shares.values().map(|s| s.0).sum();
     let device = |d: usize| plan.derived.machine.devices.get(d).map_or("?", |d| d.name.as_str());
-    let each: Vec<String> =
-        shares.iter().map(|(d, (n, f, b))| format!("{n} on {} ({f}, {b} moved)", device(*d))).collect();
+    let each = shares.iter().map(|(d, (n, f, b, unknown))| {
+        let work = match unknown {
+            0 => format!(" ({f}, {b} moved)"),
+            _ if *b == Bytes(0) => String::new(),
+            _ => format!(" ({f}, {b} moved; {unknown} of unknown size)"),
+        };
+        format!("{n} on {}{work}", device(*d))
+    });
+    let each: Vec<String> = each.collect();
     format!("{} at batch {}: {total} operators: {}", route.tenant, route.batch, each.join(", "))
 }
 

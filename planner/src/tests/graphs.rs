@@ -252,7 +252,7 @@ fn a_boundary_inside_a_fusion_shares_its_cost() {
     assert!(explained.json().contains("\"change_ns\""));
     let svg = explained.svg();
     assert!(svg.starts_with("<svg") && svg.ends_with("</svg>\n") && svg.matches("<rect").count() >= 6);
-    let summary = explain::summary(&plan, &graph);
+    let summary = explain::summary(&plan, &graph, None);
     assert!(summary.contains("1 on cpu") && summary.contains("3 on gpu0"), "{summary}");
 }
 
@@ -267,7 +267,7 @@ fn an_unsupported_operator_is_pinned_with_its_reason() {
     let route = &plan.derived.routes[0];
     let at = |node: &str| route.segments.iter().find(|s| s.nodes.iter().any(|n| n == node)).map(|s| s.device);
     assert_eq!((at("a"), at("b"), at("d")), (Some(1), Some(0), Some(1)));
-    let summary = explain::summary(&plan, &graph);
+    let summary = explain::summary(&plan, &graph, None);
     assert!(summary.contains("no accelerator here runs them: 1 operators (1 NonZero)"), "{summary}");
     assert!(plan.derived.reports[0].notes.iter().any(|n| n.contains("gpu0 cannot run NonZero")));
     let explained = explain::explain(&plan, &[&graph], None, 0, None).expect("fits").text();
