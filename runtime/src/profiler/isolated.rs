@@ -19,7 +19,7 @@ use tandem_onnx::import::Model;
 use tandem_onnx::value::{TensorValue, Value};
 
 use super::budget::Budget;
-use super::sampling::{Point, Samples};
+use super::sampling::{Point, Samples, uncounted_runs};
 use super::{ProfileError, feeds, statistics};
 use crate::engine::{Engine, Session, SessionOptions};
 
@@ -67,9 +67,9 @@ pub fn measure(
     Ok(result)
 }
 
-/// Replaces the durations of atoms with control-flow bodies by those of runs alone: an engine's timing of the nodes inside
-/// a body slows the node around them, by an amount it does not state. Returns atoms that could not be run alone and keep
-/// the engine's timing, with the engine's words.
+/// Replaces the durations of atoms with control-flow bodies by those of runs alone: an engine's timing of the nodes
+/// inside a body slows the node around them, by an amount it does not state. Returns atoms that could not be run alone
+/// and keep the engine's timing, with the engine's words.
 ///
 /// # Errors
 /// The model as a whole cannot be run.
@@ -134,18 +134,23 @@ fn piece(
     let turn = |durations: &mut Vec<Vec<u64>>| -> Result<Nanos, ProfileError> {
         let begin = Instant::now();
         for ((session, values), durations) in runs.iter().zip(durations) {
+            for _ in 0..durations.last().map_or(0, |ns| uncounted_runs(Nanos(*ns))) {
+                session.run(values)?;
+            }
             let start = Instant::now();
             session.run(values)?;
             durations.push(start.elapsed().as_nanos() as u64);
         }
         Ok(Nanos(begin.elapsed().as_nanos() as u64))
     };
+    // The first round is not counted; the second tells how many there will be.
     turn(&mut durations)?;
-    durations.iter_mut().for_each(Vec::clear);
-    // The first counted round tells how many there will be.
-    let first = turn(&mut durations)?;
-    for _ in 1..budget.rounds(first) {
+    let second = turn(&mut durations)?;
+    for _ in 1..budget.rounds(second) {
         turn(&mut durations)?;
+    }
+    for durations in &mut durations {
+        durations.remove(0);
     }
     Ok(durations)
 }

@@ -130,8 +130,8 @@ fn trails(graph: &Graph, before: NodeId, next: NodeId) -> bool {
     node.op.domain.is_empty() && TRAILS.contains(&node.op.name.as_str()) && node.reads().into_iter().all(own)
 }
 
-/// Which model nodes each engine node stands for; ascending, each once. A node's name counts beside its outputs only where
-/// it leads to them: of equal nodes that an engine runs once, one may leave its name and another its output's.
+/// Which model nodes each engine node stands for; ascending, each once. A node's name counts beside its outputs only
+/// where it leads to them: of equal nodes that an engine runs once, one may leave its name and another its output's.
 fn anchors(graph: &Graph, engine: &[OptimizedNode]) -> Vec<Vec<NodeId>> {
     let names = Names::new(graph);
     let made = |node: &OptimizedNode| -> Vec<NodeId> {

@@ -5,7 +5,7 @@
 //!
 //! What is corrected, and why: ONNX Runtime writes whole microseconds rounded down; the engine adds half of one to
 //! each. Its timing also runs while a node's event is put together, 2 to 3 us with one thread and up to 5 with two, a
-//! tenth of mobilenet-v2. That overhead is measured on a chain of cheap operators ([`super::overhead`]), the same for
+//! tenth of mobilenet-v2. That overhead is measured on a chain of small operators ([`super::overhead`]), the same for
 //! all models, and taken off each node.
 
 use std::collections::BTreeMap;
@@ -25,8 +25,15 @@ use crate::engine::{Engine, EngineProfile, Session, SessionOptions};
 /// cold.
 const WARM_UP_RUNS: usize = 2;
 
-/// A run this short is preceded by one that is not counted.
-const SHORT_RUN: Nanos = Nanos(10_000_000);
+/// Runs that are not counted before each one that is, by how long it takes: a session that was not run for a while
+/// finds caches cold and threads asleep, as a model that is served does not.
+pub(super) fn uncounted_runs(last: Nanos) -> usize {
+    match last.0 {
+        0..1_000_000 => 4,
+        1_000_000..10_000_000 => 1,
+        _ => 0,
+    }
+}
 
 /// Threads and batch size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -105,10 +112,9 @@ pub fn threads_used(engine: &dyn Engine, threads: u32) -> u32 {
 }
 
 impl Lane {
-    /// One counted run; before it, of a short one, a run that is not counted: lanes in turn find caches cold and
-    /// threads asleep, as a model that is served does not.
+    /// One counted run and, of a short one, some before it that are not.
     fn visit(&mut self, point: usize, inputs: &[Value], counts: bool) -> Result<(), ProfileError> {
-        if counts && self.last[point] < SHORT_RUN {
+        for _ in 0..if counts { uncounted_runs(self.last[point]) } else { 0 } {
             self.run(point, inputs, false)?;
         }
         self.run(point, inputs, counts)

@@ -35,6 +35,13 @@ pub fn median(durations: &[u64]) -> u64 {
     }
 }
 
+/// The 25th percentile (nearest rank); 0 of none.
+pub fn quartile(durations: &[u64]) -> u64 {
+    let mut sorted = durations.to_vec();
+    sorted.sort_unstable();
+    sorted.get((sorted.len().max(1) + 1) / 4).or(sorted.first()).copied().unwrap_or(0)
+}
+
 /// Half the distance between the 25th and the 75th percentile (nearest ranks).
 pub fn spread(durations: &[u64]) -> u64 {
     let mut sorted = durations.to_vec();
@@ -72,6 +79,7 @@ mod tests {
         assert_eq!((median(&[]), median(&[3]), median(&[1, 4]), median(&[u64::MAX, u64::MAX])), (0, 3, 2, u64::MAX));
         assert_eq!((spread(&[]), spread(&[7]), spread(&[1, 2, 3, 4, 5])), (0, 0, 1));
         assert_eq!(mean_of(&[10, 20], &[]), 0);
+        assert_eq!((quartile(&[]), quartile(&[7]), quartile(&[5, 1, 3, 2, 4])), (0, 7, 2));
     }
 
     #[test]

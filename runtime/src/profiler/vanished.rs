@@ -1,9 +1,9 @@
 //! Where nodes went that no engine node stands for: fused into who fed them, into who reads them, or folded.
 //!
-//! Pure. An engine that fuses a sum into the convolution before it shows that by wires: the convolution reads a value that
-//! the model's does not, but the lost sum does. Everything else that vanished and is read by one atom only was part of
-//! that (the inside of a normalisation, the arithmetic of a shape). What is left stays alone and costs nothing: joining it
-//! with whoever fed it would close cycles, for the engine no longer waits for it.
+//! Pure. An engine that fuses a sum into the convolution before it shows that by wires: the convolution reads a value
+//! that the model's does not, but the lost sum does. Everything else that vanished and is read by one atom only was
+//! part of that (the inside of a normalisation, the arithmetic of a shape). What is left stays alone and costs
+//! nothing: joining it with whoever fed it would close cycles, for the engine no longer waits for it.
 
 use std::collections::{HashMap, HashSet};
 
@@ -46,8 +46,8 @@ fn last_run(ran: &Ran<'_>, groups: &mut Groups, of: &[NodeId]) -> Option<NodeId>
     last.map(|(_, root)| root)
 }
 
-/// Sums (and what follows them) that the engine computes in the node of one operand: that node reads the other operand's
-/// value, which in the model it does not.
+/// Sums (and what follows them) that the engine computes in the node of one operand: that node reads the other
+/// operand's value, which in the model it does not.
 fn into_fused_feeders(graph: &Graph, ran: &Ran<'_>, groups: &mut Groups, covered: &[bool], placed: &mut [bool]) {
     let before = tandem_ir::segment::predecessors(graph);
     let maker: HashMap<&str, usize> =
@@ -116,8 +116,8 @@ fn sources(ran: &Ran<'_>, maker: &HashMap<&str, usize>, node: usize) -> Vec<Node
     found
 }
 
-/// Lets nodes join the atom of all who read them. Readers come first, for a vanished node may read from another one that
-/// vanished.
+/// Lets nodes join the atom of all who read them. Readers come first, for a vanished node may read from another one
+/// that vanished.
 fn into_only_readers(graph: &Graph, groups: &mut Groups, placed: &mut [bool]) {
     for id in graph.placeable().rev() {
         if placed[id.index()] {
