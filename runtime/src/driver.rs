@@ -8,7 +8,7 @@
 //! further threads are woken only for steps that can run beside it. There are at most as many threads as lanes, the
 //! caller's among them; a route of one lane runs on the caller's thread alone.
 //!
-//! Data: values are handed around, never copied, except by copies between memories (see [`space`]).
+//! Data: values are handed around, never copied, except by copies between memories (see `driver/space.rs`).
 
 mod crew;
 mod load;

@@ -3,7 +3,7 @@
 //! The engine's own timing of each node, inside runs of the whole model ([`sampling`]), mapped back to the model's
 //! nodes ([`mapping`]); runs of each atom alone where the engine has no timing ([`isolated`]); launch costs
 //! ([`overhead`]), copies ([`links`]) and interference of lanes ([`interference`]); whether batches equal their rows
-//! ([`proof`]); facts from observed runs ([`facts`]). What was measured once is kept ([`cache`]). [`bench`] shows how
+//! ([`proof`]); facts from observed runs ([`facts`]). What was measured once is kept ([`cache`]). [`mod@bench`] shows how
 //! well it predicts.
 //!
 //! Deliberately not here: costs of machines that are only described (the planner's roofline), and the profile's file
