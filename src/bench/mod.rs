@@ -16,6 +16,9 @@ use crate::context::{Context, negative};
 use crate::output::{print, table, write_file};
 use stats::Estimate;
 
+/// Fewest rounds behind a figure that counts: below it an interval says little.
+const ROUNDS_MIN: usize = 30;
+
 /// One figure with its target.
 #[derive(Clone, Debug, Serialize)]
 pub struct Line {
@@ -41,9 +44,9 @@ impl Line {
         Self { name: name.into(), unit, median: e.median, low: e.low, high: e.high, at_most, rounds }
     }
 
-    /// Whether the interval's better end meets the target.
+    /// Whether the interval's better end meets the target, with enough rounds behind it.
     pub fn holds(&self) -> bool {
-        self.at_most.is_none_or(|most| self.low <= most)
+        self.at_most.is_none_or(|most| self.low <= most && self.rounds >= ROUNDS_MIN)
     }
 }
 
@@ -63,6 +66,7 @@ fn finish(lines: Vec<Line>, common: &BenchCommon) -> Result<()> {
     let verdict = |l: &Line| match (l.at_most, l.holds()) {
         (None, _) => "",
         (_, true) => "holds",
+        (_, false) if l.rounds < ROUNDS_MIN => "TOO FEW ROUNDS",
         (_, false) => "MISSED",
     };
     let rows: Vec<Vec<String>> = lines
@@ -82,7 +86,7 @@ fn finish(lines: Vec<Line>, common: &BenchCommon) -> Result<()> {
         write_file(path, (text.join("\n") + "\n").as_bytes())?;
     }
     let missed = lines.iter().filter(|l| !l.holds()).count();
-    if missed > 0 { negative(format!("{missed} target(s) missed")) } else { Ok(()) }
+    if missed > 0 { negative(format!("{missed} target(s) not met")) } else { Ok(()) }
 }
 
 /// Time of one call, in seconds.

@@ -5,7 +5,7 @@ use tandem_onnx::import::Model;
 use tandem_runtime::profiler::bench::{Row, bench_profile, errors};
 use tandem_runtime::profiler::sampling::Point;
 
-use super::Line;
+use super::{Line, stats};
 use crate::cli::{BenchCommon, BindArgs};
 use crate::commands;
 use crate::context::Context;
@@ -43,15 +43,39 @@ pub fn run(
         let name = binding::tenant_name(reference);
         let more = bench_profile(&[(name.as_str(), &model)], engine.as_ref(), &points, rounds, &mut |_| {})?;
         let cells: Vec<Vec<String>> = more.iter().map(cells).collect();
-        print(&table(&["model", "batch", "threads", "atoms", "predicted", "measured", "error", "rounds"], &cells))?;
+        print(&table(
+            &["model", "batch", "threads", "atoms", "predicted", "measured", "error", "low", "high", "rounds"],
+            &cells,
+        ))?;
         rows.extend(more);
     }
+    if rows.is_empty() {
+        anyhow::bail!("nothing to measure: expected at least one model, batch size and thread count");
+    }
+    // The ends of the summary are the same figures over the better and the worse end of every row's interval.
     let (median, worst) = errors(&rows);
-    let line = |name: &str, v: f64, most| {
-        let e = super::stats::Estimate { median: v, low: v, high: v };
-        Line::new(name, "share", e, Some(most), rows.len())
+    let better: Vec<f64> = rows.iter().map(|r| ends(r).0).collect();
+    let worse: Vec<f64> = rows.iter().map(|r| ends(r).1).collect();
+    let most = |values: &[f64]| values.iter().copied().fold(0.0, f64::max);
+    let fewest = rows.iter().map(|r| r.rounds as usize).min().unwrap_or(0);
+    let line = |name: &str, median, low, high, most| {
+        Line::new(name, "share", stats::Estimate { median, low, high }, Some(most), fewest)
     };
-    Ok(vec![line("median error over models and settings", median, MEDIAN_MAX), line("worst error", worst, WORST_MAX)])
+    let middle = line(
+        "median error over models and settings",
+        median,
+        stats::median(&better),
+        stats::median(&worse),
+        MEDIAN_MAX,
+    );
+    Ok(vec![middle, line("worst error", worst, most(&better), most(&worse), WORST_MAX)])
+}
+
+/// The smallest and the largest absolute error in a row's interval.
+fn ends(row: &Row) -> (f64, f64) {
+    let (low, high) = row.interval;
+    let better = if low <= 0.0 && high >= 0.0 { 0.0 } else { low.abs().min(high.abs()) };
+    (better, low.abs().max(high.abs()))
 }
 
 fn cells(row: &Row) -> Vec<String> {
@@ -63,6 +87,8 @@ fn cells(row: &Row) -> Vec<String> {
         row.predicted.to_string(),
         row.measured.to_string(),
         format!("{:+.1} %", row.error() * 100.0),
+        format!("{:+.1} %", row.interval.0 * 100.0),
+        format!("{:+.1} %", row.interval.1 * 100.0),
         row.rounds.to_string(),
     ]
 }
