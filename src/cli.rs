@@ -279,9 +279,9 @@ pub struct BenchArgs {
 /// Options of all bench suites.
 #[derive(Args, Debug, Clone)]
 pub struct BenchCommon {
-    /// Interleaved rounds (at least 30 for a figure that counts)
-    #[arg(long, default_value_t = 40)]
-    pub rounds: usize,
+    /// Interleaved rounds, at least 30 for a figure that counts [default: 40; of `profile` 30 to 100, as time allows]
+    #[arg(long)]
+    pub rounds: Option<usize>,
     /// Also writes JSON lines
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,

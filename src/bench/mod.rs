@@ -18,6 +18,8 @@ use stats::Estimate;
 
 /// Fewest rounds behind a figure that counts: below it an interval says little.
 const ROUNDS_MIN: usize = 30;
+/// Rounds where none are asked for.
+const ROUNDS: usize = 40;
 
 /// One figure with its target.
 #[derive(Clone, Debug, Serialize)]

@@ -16,7 +16,7 @@ pub fn run(common: &BenchCommon) -> Result<Vec<Line>> {
     for (size, target) in SIZES {
         let mut solver = MinCut::default();
         let mut times = vec![];
-        for round in 0..=common.rounds {
+        for round in 0..=common.rounds.unwrap_or(super::ROUNDS) {
             let problem = testing::random_dag(size, round as u64);
             let objective = Objective::unit(&problem);
             let (time, cut) = seconds(|| solver.two(&problem, &objective, 1));

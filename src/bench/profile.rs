@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use tandem_onnx::import::Model;
-use tandem_runtime::profiler::bench::{Row, bench_profile, errors};
+use tandem_runtime::profiler::bench::{self, Row, bench_profile};
 use tandem_runtime::profiler::sampling::Point;
 
 use super::{Line, stats};
@@ -35,7 +35,7 @@ pub fn run(
         .flat_map(|batch| threads.iter().map(|threads| Point { batch: *batch, threads: *threads }))
         .collect();
     let mut rows: Vec<Row> = vec![];
-    let rounds = (common.rounds != 40).then_some(common.rounds as u32);
+    let rounds = common.rounds.map(|n| n as u32);
     for reference in &all {
         let mut model: Model = prepare::open(context, reference, None)?;
         prepare::bind(&mut model, reference, &BindArgs::default())?;
@@ -49,36 +49,22 @@ pub fn run(
         ))?;
         rows.extend(more);
     }
-    if rows.is_empty() {
+    let Some(summary) = bench::summary(&rows) else {
         anyhow::bail!("nothing to measure: expected at least one model, batch size and thread count");
-    }
-    // The ends of the summary are the same figures over the better and the worse end of every row's interval.
-    let (median, worst) = errors(&rows);
-    let better: Vec<f64> = rows.iter().map(|r| ends(r).0).collect();
-    let worse: Vec<f64> = rows.iter().map(|r| ends(r).1).collect();
-    let most = |values: &[f64]| values.iter().copied().fold(0.0, f64::max);
-    let fewest = rows.iter().map(|r| r.rounds as usize).min().unwrap_or(0);
-    let line = |name: &str, median, low, high, most| {
-        Line::new(name, "share", stats::Estimate { median, low, high }, Some(most), fewest)
     };
-    let middle = line(
-        "median error over models and settings",
-        median,
-        stats::median(&better),
-        stats::median(&worse),
-        MEDIAN_MAX,
-    );
-    Ok(vec![middle, line("worst error", worst, most(&better), most(&worse), WORST_MAX)])
-}
-
-/// The smallest and the largest absolute error in a row's interval.
-fn ends(row: &Row) -> (f64, f64) {
-    let (low, high) = row.interval;
-    let better = if low <= 0.0 && high >= 0.0 { 0.0 } else { low.abs().min(high.abs()) };
-    (better, low.abs().max(high.abs()))
+    let fewest = rows.iter().map(|r| r.rounds as usize).min().unwrap_or(0);
+    let line = |name: &str, e: bench::Estimate, most| {
+        Line::new(name, "share", stats::Estimate { median: e.value, low: e.low, high: e.high }, Some(most), fewest)
+    };
+    Ok(vec![
+        line("median error over models and settings", summary.median, MEDIAN_MAX),
+        line("worst error", summary.worst, WORST_MAX),
+    ])
 }
 
 fn cells(row: &Row) -> Vec<String> {
+    let error = row.estimate();
+    let percent = |share: f64| format!("{:+.1} %", share * 100.0);
     vec![
         row.model.clone(),
         row.batch.to_string(),
@@ -86,9 +72,9 @@ fn cells(row: &Row) -> Vec<String> {
         row.atoms.to_string(),
         row.predicted.to_string(),
         row.measured.to_string(),
-        format!("{:+.1} %", row.error() * 100.0),
-        format!("{:+.1} %", row.interval.0 * 100.0),
-        format!("{:+.1} %", row.interval.1 * 100.0),
+        percent(error.value),
+        percent(error.low),
+        percent(error.high),
         row.rounds.to_string(),
     ]
 }

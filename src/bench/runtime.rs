@@ -41,7 +41,7 @@ pub fn run(context: &Context, models: &[String], common: &BenchCommon) -> Result
         prepare::bind(&mut model, reference, &BindArgs::default())?;
         commands::profile::observe(context, &mut model, &BindArgs::default())?;
         let name = binding::tenant_name(reference);
-        lines.extend(measure(&name, &model, &machine, &engine, common.rounds)?);
+        lines.extend(measure(&name, &model, &machine, &engine, common.rounds.unwrap_or(super::ROUNDS))?);
     }
     Ok(lines)
 }

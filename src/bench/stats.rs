@@ -1,5 +1,7 @@
 //! Medians and bootstrap intervals: what every bench line is made of.
 
+use tandem_core::rng::Rng;
+
 /// The median; the mean of the middle two where there is an even number.
 ///
 /// # Panics
@@ -28,18 +30,10 @@ const RESAMPLES: usize = 2000;
 
 /// The percentile bootstrap of the median (Efron 1979), seeded, so that the same rounds give the same interval.
 pub fn bootstrap(values: &[f64]) -> Estimate {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut next = || {
-        // SplitMix64's step: enough for resampling, and no dependency.
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    };
+    let mut rng = Rng::new(1);
     let mut medians: Vec<f64> = (0..RESAMPLES)
         .map(|_| {
-            let draw: Vec<f64> = values.iter().map(|_| values[(next() % values.len() as u64) as usize]).collect();
+            let draw: Vec<f64> = values.iter().map(|_| values[rng.below(values.len() as u64) as usize]).collect();
             median(&draw)
         })
         .collect();

@@ -16,9 +16,9 @@ use super::sampling::{Point, Sampler, Take};
 use super::{ProfileError, feeds, isolated, overhead, pooled, statistics};
 use crate::engine::Engine;
 
-/// Rounds of a model: at least 30 for the interval to mean something, fewer where a round takes seconds.
+/// Rounds of a model: at least 30 for the interval to mean something, however long one takes.
 pub const ROUNDS: Budget =
-    Budget { rounds_min: 30, rounds_max: 100, aim: Nanos(10_000_000_000), guard: Nanos(80_000_000_000) };
+    Budget { rounds_min: 30, rounds_max: 100, aim: Nanos(10_000_000_000), guard: Nanos(u64::MAX) };
 
 /// One line of the table.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,8 +35,8 @@ pub struct Row {
     pub predicted: Nanos,
     /// Whole plain runs: mean of the middle half, as samples are.
     pub measured: Nanos,
-    /// Where the error lies with 95 % confidence, as shares: rounds drawn again with both their runs ([`interval`]).
-    pub interval: (f64, f64),
+    /// The error, as a share, in each of [`DRAWS`] bootstrap draws of the rounds ([`redrawn`]), in the order drawn.
+    pub errors: Vec<f64>,
     /// Rounds behind both.
     pub rounds: u32,
 }
@@ -46,6 +46,40 @@ impl Row {
     pub fn error(&self) -> f64 {
         share(self.predicted.0, self.measured.0)
     }
+
+    /// The error with its interval.
+    pub fn estimate(&self) -> Estimate {
+        Estimate::of(self.error(), self.errors.clone())
+    }
+}
+
+/// A figure with both ends of its 95 % bootstrap interval.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Estimate {
+    /// The figure, of all rounds.
+    pub value: f64,
+    /// 2.5th percentile of the draws.
+    pub low: f64,
+    /// 97.5th percentile.
+    pub high: f64,
+}
+
+impl Estimate {
+    fn of(value: f64, mut draws: Vec<f64>) -> Self {
+        draws.sort_by(f64::total_cmp);
+        let tail = draws.len() / 40;
+        let at = |i: usize| draws.get(i).copied().unwrap_or(value);
+        Self { value, low: at(tail), high: at(draws.len().saturating_sub(tail + 1)) }
+    }
+}
+
+/// Median and worst of the rows' absolute errors.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Summary {
+    /// Half the rows are no further off.
+    pub median: Estimate,
+    /// No row is further off.
+    pub worst: Estimate,
 }
 
 fn share(predicted: u64, measured: u64) -> f64 {
@@ -56,37 +90,37 @@ fn middle(durations: &[u64]) -> u64 {
     statistics::mean_of(durations, &statistics::middle_runs(durations))
 }
 
-/// The 95 % bootstrap interval of the error. A round's profiled and plain run are drawn together, for they share the
-/// machine's state. `launch_ns` is added to each profiled run.
-pub fn interval(timed_ns: &[u64], whole_ns: &[u64], launch_ns: u64) -> (f64, f64) {
+/// The percentile bootstrap of the error (Efron 1979): rounds are drawn with replacement, a round's profiled and plain
+/// run together, for they share the machine's state. `launch_ns` is added to each profiled run.
+pub fn redrawn(timed_ns: &[u64], whole_ns: &[u64], launch_ns: u64, rng: &mut Rng) -> Vec<f64> {
     let rounds = timed_ns.len().min(whole_ns.len());
     if rounds == 0 {
-        return (0.0, 0.0);
+        return vec![];
     }
-    let mut rng = Rng::new(super::SEED);
     let mut draw = || {
         let drawn: Vec<usize> = (0..rounds).map(|_| rng.below(rounds as u64) as usize).collect();
         let of = |all: &[u64]| middle(&drawn.iter().map(|r| all[*r]).collect::<Vec<u64>>());
         share(of(timed_ns) + launch_ns, of(whole_ns))
     };
-    let mut errors: Vec<f64> = (0..DRAWS).map(|_| draw()).collect();
-    errors.sort_by(f64::total_cmp);
-    (errors[DRAWS / 40], errors[DRAWS - 1 - DRAWS / 40])
+    (0..DRAWS).map(|_| draw()).collect()
 }
 
 /// Bootstrap draws: the ends of a 95 % interval then rest on 25 of them each.
-const DRAWS: usize = 1000;
+pub const DRAWS: usize = 1000;
 
-/// Median and worst of the rows' absolute errors, as shares; 0 of none.
-pub fn errors(rows: &[Row]) -> (f64, f64) {
-    let mut all: Vec<f64> = rows.iter().map(|r| r.error().abs()).collect();
-    all.sort_by(f64::total_cmp);
-    let middle = match all.len() {
-        0 => 0.0,
-        n if n % 2 == 1 => all[n / 2],
-        n => (all[n / 2 - 1] + all[n / 2]) / 2.0,
+/// Median and worst absolute error over rows. Their intervals are those of the two figures themselves, drawn again with
+/// all rows' rounds; `None` of no rows, or of one without rounds.
+pub fn summary(rows: &[Row]) -> Option<Summary> {
+    let draws = rows.iter().map(|r| r.errors.len()).min().filter(|n| *n > 0)?;
+    let figures = |errors: Vec<f64>| {
+        let mut all: Vec<f64> = errors.iter().map(|e| e.abs()).collect();
+        all.sort_by(f64::total_cmp);
+        let (low, high) = (all[(all.len() - 1) / 2], all[all.len() / 2]);
+        ((low + high) / 2.0, all[all.len() - 1])
     };
-    (middle, all.last().copied().unwrap_or(0.0))
+    let (median, worst) = figures(rows.iter().map(Row::error).collect());
+    let (medians, worsts) = (0..draws).map(|d| figures(rows.iter().map(|r| r.errors[d]).collect())).unzip();
+    Some(Summary { median: Estimate::of(median, medians), worst: Estimate::of(worst, worsts) })
 }
 
 /// Predicts and measures models at all points; `rounds` overrides how often. Rows come model by model, as they are
@@ -136,6 +170,8 @@ fn bench_model(
     let cost = |threads: u32| costs.iter().find(|(t, _)| *t == threads).map(|(_, c)| *c);
     let mut samples = sampler.finish(None, &|t| cost(t).map_or(0, |c| c.timing_overhead_ns))?;
     isolated::refine(engine, model, &mut samples, &|t| cost(t).map_or(0, |c| c.launch_ns))?;
+    let name_key: Vec<u64> = name.bytes().map(u64::from).collect();
+    let mut rng = Rng::keyed(super::SEED, &name_key);
     let row = |s: &super::sampling::Sampled| {
         // As the planner does it: each atom costs what its signature's sample says.
         let by_signature = pooled(&samples.atoms, &s.atoms);
@@ -148,7 +184,7 @@ fn bench_model(
             atoms: samples.atoms.len(),
             predicted: sum + Nanos(launch),
             measured: Nanos(middle(&s.whole_ns)),
-            interval: interval(&s.timed_ns, &s.whole_ns, launch),
+            errors: redrawn(&s.timed_ns, &s.whole_ns, launch, &mut rng),
             rounds: s.whole_ns.len() as u32,
         }
     };
@@ -159,26 +195,31 @@ fn bench_model(
 mod tests {
     use super::*;
 
-    fn row(predicted: u64, measured: u64) -> Row {
-        let (predicted, measured) = (Nanos(predicted), Nanos(measured));
-        Row { model: "m".into(), batch: 1, threads: 1, atoms: 1, predicted, measured, interval: (0.0, 0.0), rounds: 30 }
+    fn row(predicted: u64, measured: u64, errors: &[f64]) -> Row {
+        let (predicted, measured, errors) = (Nanos(predicted), Nanos(measured), errors.to_vec());
+        Row { model: "m".into(), batch: 1, threads: 1, atoms: 1, predicted, measured, errors, rounds: 30 }
     }
 
     #[test]
-    fn errors_are_shares_of_the_measured() {
-        let rows = [row(110, 100), row(97, 100), row(100, 100)];
-        assert_eq!(errors(&rows), (0.03, 0.1));
-        assert_eq!(errors(&[]), (0.0, 0.0));
-        assert_eq!(row(5, 0).error(), 5.0);
+    fn a_summary_is_drawn_again_as_a_whole() {
+        // Two draws: each figure's ends are those of the figure in them, not of the rows apart.
+        let rows = [row(110, 100, &[0.1, 0.3]), row(97, 100, &[-0.05, 0.01]), row(100, 100, &[0.2, -0.02])];
+        let of = |value, low, high| Estimate { value, low, high };
+        let summary = summary(&rows).expect("rows");
+        assert_eq!((summary.median, summary.worst), (of(0.03, 0.02, 0.1), of(0.1, 0.2, 0.3)));
+        assert_eq!((super::summary(&[]), super::summary(&[row(1, 1, &[])])), (None, None));
+        assert_eq!(row(5, 0, &[]).error(), 5.0);
     }
 
     #[test]
-    fn the_interval_holds_the_error_and_pairs_rounds() {
+    fn draws_hold_the_error_and_pair_rounds() {
         // A machine that is twice as slow every other round: each run varies much, their ratio not at all.
         let whole: Vec<u64> = (0..40).map(|i| 1_000 * (1 + i % 2)).collect();
         let timed: Vec<u64> = whole.iter().map(|w| w * 9 / 10).collect();
-        let (low, high) = interval(&timed, &whole, 0);
-        assert!(low <= high && (low + 0.1).abs() < 1e-3 && (high + 0.1).abs() < 1e-3, "{low} {high}");
-        assert_eq!(interval(&[], &whole, 0), (0.0, 0.0));
+        let mut rng = Rng::new(1);
+        let drawn = redrawn(&timed, &whole, 0, &mut rng);
+        assert_eq!(drawn.len(), DRAWS);
+        assert!(drawn.iter().all(|e| (e + 0.1).abs() < 1e-3), "{drawn:?}");
+        assert_eq!(redrawn(&[], &whole, 0, &mut rng), Vec::<f64>::new());
     }
 }

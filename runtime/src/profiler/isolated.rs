@@ -5,7 +5,7 @@
 //! run of the model with those values as extra outputs, for a made-up index would fail. Floats are made up.
 //!
 //! A run alone pays the launch of a session, which is taken off; what fusion and layout across atoms would have saved
-//! is not in the numbers.
+//! is not in the numbers. Where that matters most, for control flow, an atom is run behind all it depends on ([`refine`]).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use std::time::Instant;
 
 use tandem_ir::profile::{Atom, Method, Timing};
 use tandem_ir::signature::Signature;
-use tandem_ir::{DType, Fact, Graph, Nanos, NodeId, TensorId};
-use tandem_onnx::cut::{self, boundary};
+use tandem_ir::{DType, Fact, Graph, Nanos, NodeId, TensorId, segment};
+use tandem_onnx::cut::{self, SegmentImage, boundary};
 use tandem_onnx::import::Model;
 use tandem_onnx::value::{TensorValue, Value};
 
@@ -67,12 +67,13 @@ pub fn measure(
     Ok(result)
 }
 
-/// Replaces the durations of atoms with control-flow bodies by those of runs alone: an engine's timing of the nodes
-/// inside a body slows the node around them, by an amount it does not state. Returns atoms that could not be run alone
-/// and keep the engine's timing, with the engine's words.
+/// Replaces the durations of atoms with control-flow bodies: an engine's timing of the nodes inside a body slows the node
+/// around them, by an amount it does not state. They cannot be run alone either, for their short loops depend on whether
+/// caches and threads are awake. So what an atom depends on is run with it and without it, in turns, and the difference
+/// is its own. Returns atoms that could not be measured so and keep the engine's timing, with the engine's words.
 ///
 /// # Errors
-/// The model as a whole cannot be run.
+/// Inputs that cannot be made up.
 pub fn refine(
     engine: &dyn Engine,
     model: &Model,
@@ -80,22 +81,88 @@ pub fn refine(
     launch_ns: &dyn Fn(u32) -> u64,
 ) -> Result<Vec<(Signature, String)>, ProfileError> {
     let has_body = |a: &&Atom| a.nodes.iter().any(|n| !model.graph.node(*n).bodies.is_empty());
-    let atoms: Vec<Atom> = samples.atoms.iter().filter(has_body).cloned().collect();
-    if atoms.is_empty() {
-        return Ok(vec![]);
+    let mut distinct: BTreeMap<Signature, &Atom> = BTreeMap::new();
+    for atom in samples.atoms.iter().filter(has_body) {
+        distinct.entry(atom.signature.clone()).or_insert(atom);
     }
     let points: Vec<Point> = samples.points.iter().map(|s| s.point).collect();
-    let found = measure(engine, model, &atoms, &points, launch_ns, &mut |_, _, _| {})?;
-    for sampled in &mut samples.points {
-        for (atom, timing) in samples.atoms.iter().zip(&mut sampled.atoms) {
-            let alone = found.timings.iter().find(|(s, p, _)| *s == atom.signature && *p == sampled.point);
-            let Some((_, _, alone)) = alone else { continue };
-            let (was, is) = (timing.median.0, alone.median.0);
-            sampled.timed_ns.iter_mut().for_each(|t| *t = t.saturating_sub(was) + is);
-            *timing = *alone;
+    let mut found: BTreeMap<Signature, Vec<Timing>> = BTreeMap::new();
+    let mut failures = vec![];
+    for (signature, atom) in distinct {
+        match added(engine, model, &atom.nodes, &points, launch_ns) {
+            Ok(timings) => drop(found.insert(signature, timings)),
+            Err(ProfileError::Engine(error)) => failures.push((signature, error.to_string())),
+            Err(ProfileError::Cut(error)) => failures.push((signature, error.to_string())),
+            Err(error) => return Err(error),
         }
     }
-    Ok(found.failures)
+    for (p, sampled) in samples.points.iter_mut().enumerate() {
+        for (atom, timing) in samples.atoms.iter().zip(&mut sampled.atoms) {
+            let Some(timings) = found.get(&atom.signature) else { continue };
+            let (was, is) = (timing.median.0, timings[p].median.0);
+            sampled.timed_ns.iter_mut().for_each(|t| *t = t.saturating_sub(was) + is);
+            *timing = timings[p];
+        }
+    }
+    Ok(failures)
+}
+
+/// What nodes (ascending) add to a run of all they depend on, by point.
+fn added(
+    engine: &dyn Engine,
+    model: &Model,
+    nodes: &[NodeId],
+    points: &[Point],
+    launch_ns: &dyn Fn(u32) -> u64,
+) -> Result<Vec<Timing>, ProfileError> {
+    let graph = &model.graph;
+    let (reads, outputs) = boundary(graph, nodes);
+    let before = ancestors(graph, nodes);
+    let with: Vec<NodeId> = before.iter().chain(nodes).copied().collect::<BTreeSet<_>>().into_iter().collect();
+    let mut pieces = vec![(with, outputs)];
+    if !before.is_empty() {
+        let made = reads.into_iter().filter(|t| !graph.inputs.contains(t) && graph.tensor(*t).fact.crosses_devices());
+        pieces.push((before, made.collect()));
+    }
+    let mut runs = vec![];
+    for (nodes, outputs) in &pieces {
+        let inputs = boundary(graph, nodes).0;
+        let image = cut::cut(model, nodes, &inputs, outputs)?;
+        let value = |t: &TensorId, fed: &[Value]| {
+            let position = graph.inputs.iter().position(|i| i == t);
+            position
+                .map(|i| fed[i].clone())
+                .ok_or_else(|| ProfileError::Shape { tensor: graph.tensor(*t).name.clone() })
+        };
+        let feed = |p: &Point| {
+            let fed = feeds(graph, p.batch)?;
+            inputs.iter().map(|t| value(t, &fed)).collect::<Result<Vec<_>, ProfileError>>()
+        };
+        runs.extend(loaded(engine, &image, points, &feed)?);
+    }
+    // With and without it at one point stand beside each other in a round.
+    let order: Vec<usize> = (0..points.len()).flat_map(|p| (p..runs.len()).step_by(points.len())).collect();
+    let mut taken = vec![vec![]; runs.len()];
+    let ordered: Vec<Run> = order.iter().map(|r| runs[*r].clone()).collect();
+    order.iter().zip(turns(&ordered, &Budget::ADDED)?).for_each(|(r, durations)| taken[*r] = durations);
+    let timing = |(p, point): (usize, &Point)| {
+        let with = statistics::timing(&taken[p], Method::Isolated);
+        let without = taken.get(points.len() + p).map(|d| statistics::timing(d, Method::Isolated));
+        let less = without.map_or(Nanos(launch_ns(point.threads)), |t| t.median);
+        Timing { median: with.median.saturating_sub(less), ..with }
+    };
+    Ok(points.iter().enumerate().map(timing).collect())
+}
+
+/// All placeable nodes that nodes depend on, themselves left out; ascending.
+fn ancestors(graph: &Graph, nodes: &[NodeId]) -> Vec<NodeId> {
+    let before = segment::predecessors(graph);
+    let mut found: BTreeSet<NodeId> = BTreeSet::new();
+    let mut pending = nodes.to_vec();
+    while let Some(node) = pending.pop() {
+        pending.extend(before[node.index()].iter().filter(|p| !nodes.contains(p) && found.insert(**p)));
+    }
+    found.into_iter().collect()
 }
 
 /// Measures nodes (ascending) as one segment, launch included, at one point.
@@ -119,18 +186,36 @@ fn piece(
 ) -> Result<Vec<Vec<u64>>, ProfileError> {
     let (inputs, outputs) = boundary(&model.graph, nodes);
     let image = cut::cut(model, nodes, &inputs, &outputs)?;
+    let feed = |point: &Point| inputs.iter().map(|t| arriving.value(&model.graph, *t, point.batch)).collect();
+    turns(&loaded(engine, &image, points, &feed)?, budget)
+}
+
+/// A session and what it is fed.
+type Run = (Arc<dyn Session>, Vec<Value>);
+
+/// An image's runs by point, one session a thread count.
+fn loaded(
+    engine: &dyn Engine,
+    image: &SegmentImage,
+    points: &[Point],
+    feed: &dyn Fn(&Point) -> Result<Vec<Value>, ProfileError>,
+) -> Result<Vec<Run>, ProfileError> {
     let mut sessions: BTreeMap<u32, Arc<dyn Session>> = BTreeMap::new();
-    let mut runs: Vec<(Arc<dyn Session>, Vec<Value>)> = vec![];
+    let mut runs = vec![];
     for point in points {
         let session = match sessions.get(&point.threads) {
             Some(session) => session.clone(),
-            None => engine.load(&image, &SessionOptions { threads: point.threads, optimize: true, profile: false })?,
+            None => engine.load(image, &SessionOptions { threads: point.threads, optimize: true, profile: false })?,
         };
         sessions.insert(point.threads, session.clone());
-        let values = inputs.iter().map(|t| arriving.value(&model.graph, *t, point.batch));
-        runs.push((session, values.collect::<Result<_, _>>()?));
+        runs.push((session, feed(point)?));
     }
-    let mut durations = vec![vec![]; points.len()];
+    Ok(runs)
+}
+
+/// Durations of runs, in nanoseconds, taken in turns.
+fn turns(runs: &[Run], budget: &Budget) -> Result<Vec<Vec<u64>>, ProfileError> {
+    let mut durations = vec![vec![]; runs.len()];
     let turn = |durations: &mut Vec<Vec<u64>>| -> Result<Nanos, ProfileError> {
         let begin = Instant::now();
         for ((session, values), durations) in runs.iter().zip(durations) {

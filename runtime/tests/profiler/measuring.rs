@@ -193,7 +193,39 @@ fn a_prediction_stands_beside_each_measurement() {
             bench::bench_profile(&[("tiny", &model)], engine.as_ref(), &points, Some(5), &mut |r| seen += r.len());
         let rows = rows.unwrap();
         assert_eq!((rows.len(), seen), (2, 2));
-        assert!(rows.iter().all(|r| r.predicted.0 > 0 && r.measured.0 > 0 && r.interval.0 <= r.interval.1), "{rows:?}");
+        assert!(
+            rows.iter().all(|r| r.predicted.0 > 0 && r.measured.0 > 0 && r.estimate().low <= r.estimate().high),
+            "{rows:?}"
+        );
         let _: Arc<dyn Engine> = engine;
+    }
+}
+
+#[test]
+fn control_flow_is_measured_behind_what_it_depends_on() {
+    for engine in engines("control flow").iter().filter(|e| e.name() == "ort") {
+        let model = resolved(engine.as_ref(), zoo("tiny-control-flow")).unwrap();
+        let request = [ProfileRequest { name: "control", model: &model, insist: false }];
+        let notes = RefCell::new(vec![]);
+        let progress = |p: Progress<'_>| {
+            if let Progress::Note(note) = p {
+                notes.borrow_mut().push(note.to_owned());
+            }
+        };
+        let options = ProfileOptions { segments: false, interference: false, links: false, ..options() };
+        let document = profile(&request, &[engine.as_ref()], &machine(), &options, None, &progress).unwrap();
+        let mut bodies = 0;
+        for atom in &document.tables[0].atoms {
+            let has_body = atom.nodes.iter().any(|n| !model.graph.node(*n).bodies.is_empty());
+            let expected = if has_body { Method::Isolated } else { Method::EngineTimed };
+            let of_it = document.samples.iter().filter(|((s, _), _)| *s == atom.signature);
+            assert!(
+                of_it.clone().count() > 0 && of_it.clone().all(|(_, t)| t.method == expected),
+                "{}",
+                atom.signature
+            );
+            bodies += usize::from(has_body);
+        }
+        assert_eq!((bodies, &*notes.borrow()), (2, &vec![]));
     }
 }
