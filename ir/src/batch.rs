@@ -7,11 +7,20 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::check::Finding;
 use crate::dtype::DType;
-use crate::graph::{Dim, Fact, Graph, Kind, Origin, Tensor, TensorId};
+use crate::graph::{Dim, Fact, Graph, Kind, NodeId, Origin, Tensor, TensorId};
 use crate::plan::BoundDim;
 
-/// One observed run: the batch it ran at, and type and shape of each tensor by name.
-pub type Run = (u64, HashMap<String, (DType, Vec<u64>)>);
+/// One observed run: the batch it ran at, and what it showed.
+pub type Run = (u64, Seen);
+
+/// What a run showed of a graph's values.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Element type and shape of each dense tensor by name.
+    pub values: BTreeMap<String, (DType, Vec<u64>)>,
+    /// The same of the control-flow bodies that were seen, by the node that holds one and the attribute it is in.
+    pub bodies: BTreeMap<(NodeId, String), Seen>,
+}
 
 /// Dimensions of each input as an author binds them.
 pub type Binding = BTreeMap<String, Vec<BoundDim>>;
@@ -264,16 +273,23 @@ pub fn apply_observations(graph: &mut Graph, runs: &[Run]) -> Vec<Finding> {
     apply_runs(graph, runs, Origin::Observed)
 }
 
-/// Sets the facts of the graph's own tensors (not of bodies, whose names may repeat) from runs at one, two or more batch
-/// sizes: a size that is `k * batch` in every run is [`Dim::Batch`], one that is equal in every run is [`Dim::Known`], any
-/// other is [`Dim::Unknown`]. With a single batch size nothing tells the two apart: all sizes are known, at that batch
-/// alone. Facts of a better origin, and constants, stay. Returns a warning for each declared fact that the runs contradict.
+/// Sets the facts of the graph's tensors, and of those of its bodies, from runs at one, two or more batch sizes: a size
+/// that is `k * batch` in every run is [`Dim::Batch`], one that is equal in every run is [`Dim::Known`], any other is
+/// [`Dim::Unknown`]. With a single batch size nothing tells the two apart: all sizes are known, at that batch alone. What
+/// is not in every run stays as it was, and so do facts of a better origin, and constants. Returns a warning for each
+/// declared fact of the graph's own tensors that the runs contradict.
 pub fn apply_runs(graph: &mut Graph, runs: &[Run], origin: Origin) -> Vec<Finding> {
+    let runs: Vec<(u64, &Seen)> = runs.iter().map(|(batch, seen)| (*batch, seen)).collect();
+    apply(graph, &runs, origin)
+}
+
+fn apply(graph: &mut Graph, runs: &[(u64, &Seen)], origin: Origin) -> Vec<Finding> {
     let mut findings = vec![];
+    let Some((_, first_run)) = runs.first() else { return findings };
     for tensor in graph.tensors.iter_mut().filter(|t| t.constant.is_none() && t.fact.origin <= origin) {
-        let seen: Vec<(u64, &(DType, Vec<u64>))> =
-            runs.iter().filter_map(|(batch, values)| Some((*batch, values.get(&tensor.name)?))).collect();
-        let Some((_, (dtype, first))) = seen.first() else { continue };
+        let one = |(batch, run): &(u64, &Seen)| run.values.get(&tensor.name).cloned().map(|seen| (*batch, seen));
+        let Some(seen) = runs.iter().map(one).collect::<Option<Vec<_>>>() else { continue };
+        let (dtype, first) = &seen[0].1;
         let same_rank = seen.iter().all(|(_, (_, dims))| dims.len() == first.len());
         let axis =
             |a: usize| size_of_axis(&seen.iter().map(|(batch, (_, dims))| (*batch, dims[a])).collect::<Vec<_>>());
@@ -285,8 +301,14 @@ pub fn apply_runs(graph: &mut Graph, runs: &[Run], origin: Origin) -> Vec<Findin
         }
         tensor.fact = fact;
     }
-    if let Some((_, values)) = runs.first() {
-        open_data_sizes(graph, values);
+    open_data_sizes(graph, &first_run.values);
+    for id in graph.node_ids() {
+        for (name, body) in &mut graph.nodes[id.index()].bodies {
+            let key = (id, name.clone());
+            let inside: Option<Vec<_>> = runs.iter().map(|(b, run)| Some((*b, run.bodies.get(&key)?))).collect();
+            // Cost models alone read what a body declares: where it is wrong is not worth a warning.
+            inside.map(|runs| apply(body, &runs, origin));
+        }
     }
     findings
 }
@@ -297,7 +319,7 @@ const DATA_SIZED: [&str; 5] = ["NonZero", "Unique", "NonMaxSuppression", "Compre
 /// Opens sizes that depend on the data, however often a run gave the same: those of such operators' outputs, and, in what is
 /// made of them, those that equal one. That may open a size that only happens to be equal, which costs knowledge, not
 /// soundness.
-fn open_data_sizes(graph: &mut Graph, values: &HashMap<String, (DType, Vec<u64>)>) {
+fn open_data_sizes(graph: &mut Graph, values: &BTreeMap<String, (DType, Vec<u64>)>) {
     let mut open: HashMap<TensorId, Vec<u64>> = HashMap::new();
     for id in graph.node_ids() {
         let node = graph.node(id);
@@ -336,7 +358,7 @@ fn size_of_axis(sizes: &[(u64, u64)]) -> Dim {
     }
 }
 
-fn contradicts(declared: &Fact, seen: &Fact, runs: &[(u64, &(DType, Vec<u64>))]) -> bool {
+fn contradicts(declared: &Fact, seen: &Fact, runs: &[(u64, (DType, Vec<u64>))]) -> bool {
     let dtype = declared.dtype.is_some() && declared.dtype != seen.dtype;
     let Some(shape) = &declared.shape else { return dtype };
     let fits = |dims: &[u64], batch: u64| {
@@ -346,162 +368,5 @@ fn contradicts(declared: &Fact, seen: &Fact, runs: &[(u64, &(DType, Vec<u64>))])
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fingerprint::Fingerprint;
-    use crate::graph::{GraphBuilder, NodeDraft};
-
-    /// `?` is unknown, digits are known, the rest are symbols.
-    fn inputs(list: &[(&str, &str)]) -> Graph {
-        let mut b = GraphBuilder::new("g", 8, Default::default());
-        for (name, dims) in list {
-            let dim = |d: &str| match (d, d.parse()) {
-                ("?", _) => Dim::Unknown,
-                (_, Ok(n)) => Dim::Known(n),
-                (s, _) => Dim::Symbol(s.into()),
-            };
-            let shape = Some(dims.split_whitespace().map(dim).collect());
-            let fact = Fact { dtype: Some(DType::F32), shape, origin: Origin::Declared, ..Fact::default() };
-            b.input(name, fact).unwrap();
-        }
-        let output = |o: &str| NodeDraft {
-            op: "Op".into(),
-            inputs: vec![list[0].0.into()],
-            outputs: vec![o.into()],
-            ..NodeDraft::default()
-        };
-        for o in ["y", "flat", "nonzero", "plus"] {
-            b.node(output(o));
-            b.output(o);
-        }
-        b.finish(Fingerprint::of(b"")).unwrap()
-    }
-
-    fn shown(p: &BatchProposal, input: &str) -> String {
-        let one = |d: &Option<BoundDim>| d.map_or("_".into(), |d| dim(d).to_string());
-        p.inputs[input].iter().map(one).collect::<Vec<_>>().join(" ")
-    }
-
-    #[test]
-    fn a_named_batch_is_found_on_any_axis() {
-        let p = propose(&inputs(&[("x", "batch 3 h w"), ("h", "2 batch 128"), ("sr", ""), ("w", "2*batch 5")]));
-        assert_eq!(shown(&p, "x"), "N 3 _ _");
-        assert_eq!(shown(&p, "h"), "2 N 128");
-        assert_eq!(shown(&p, "w"), "2N 5");
-        assert_eq!(p.equal_only, ["sr"]);
-        assert_eq!(
-            p.free.iter().map(|f| (f.axis, f.symbol.as_deref())).collect::<Vec<_>>(),
-            [(2, Some("h")), (3, Some("w"))]
-        );
-        assert_eq!(p.binding(), None);
-        let p = propose(&inputs(&[("x", "N 80 3000")]));
-        assert_eq!(p.binding().unwrap()["x"], [BoundDim::Batch(1), BoundDim::Fixed(80), BoundDim::Fixed(3000)]);
-    }
-
-    #[test]
-    fn a_common_or_unnamed_first_axis_is_the_batch() {
-        let p = propose(&inputs(&[("ids", "dyn0 128"), ("mask", "dyn0 128")]));
-        assert_eq!((shown(&p, "ids"), shown(&p, "mask")), ("N 128".into(), "N 128".into()));
-        let p = propose(&inputs(&[("a", "? 3"), ("b", "? 4")]));
-        assert!(p.batches() && p.free.is_empty());
-        let p = propose(&inputs(&[("a", "? 3"), ("b", "2 4")]));
-        assert!(!p.batches() && p.free.len() == 1);
-    }
-
-    #[test]
-    fn time_and_atoms_are_no_batch() {
-        for (a, b) in [("num_atoms 3", "num_edges 2"), ("seq_len 80", "seq_len 1"), ("T 80", "? 5")] {
-            let p = propose(&inputs(&[("a", a), ("b", b)]));
-            assert!(!p.batches() && !p.notes.is_empty(), "{p:?}");
-        }
-        let p = propose(&inputs(&[("a", "x 3"), ("b", "y 2")]));
-        assert!(!p.batches(), "different names: {p:?}");
-        let p = propose(&inputs(&[("a", "1 3 224 224")]));
-        assert!(p.binding().is_some() && !p.batches());
-    }
-
-    #[test]
-    fn bindings_are_checked_and_applied() {
-        use BoundDim::{Batch, Fixed};
-        let mut g = inputs(&[("x", "batch 3 h h"), ("s", "")]);
-        let bound = |dims: &[BoundDim]| Binding::from([("x".to_owned(), dims.to_vec())]);
-        assert_eq!(bind(&mut g.clone(), &bound(&[Batch(1), Fixed(3), Fixed(8), Fixed(8)])), Ok(vec![]));
-        let warnings = bind(&mut g.clone(), &bound(&[Batch(1), Fixed(4), Fixed(8), Fixed(9)])).unwrap();
-        assert_eq!(warnings.len(), 2, "{warnings:?}");
-        for bad in [bound(&[Fixed(1)]), bound(&[Batch(0), Fixed(3), Fixed(8), Fixed(8)]), Binding::new()] {
-            assert_eq!(bind(&mut g.clone(), &bad).unwrap_err().len(), 1);
-        }
-        let unknown = Binding::from([("z".to_owned(), vec![])]);
-        assert_eq!(bind(&mut g.clone(), &unknown).unwrap_err().len(), 2);
-        bind(&mut g, &bound(&[Batch(1), Fixed(3), Fixed(8), Fixed(8)])).unwrap();
-        assert_eq!(g.tensors[0].fact.dims_at(5), Some(vec![5, 3, 8, 8]));
-    }
-
-    fn run(batch: u64, values: &[(&str, &[u64])]) -> Run {
-        (batch, values.iter().map(|(n, d)| ((*n).to_owned(), (DType::F32, d.to_vec()))).collect())
-    }
-
-    #[test]
-    fn observed_sizes_become_facts() {
-        // An LSTM-like output with the batch second, a flattened one, a data-dependent one, one that is batch plus one.
-        let mut g = inputs(&[("x", "batch 7")]);
-        let at = |b: u64, found: u64| {
-            run(
-                b,
-                &[
-                    ("x", &[b, 7]),
-                    ("y", &[2, b, 64]),
-                    ("flat", &[b * 128, 64]),
-                    ("nonzero", &[4, found]),
-                    ("plus", &[b + 1]),
-                ],
-            )
-        };
-        let findings = apply_observations(&mut g, &[at(1, 11), at(2, 13), at(3, 40)]);
-        assert_eq!(findings, []);
-        let facts: HashMap<&str, String> = g.tensors.iter().map(|t| (t.name.as_str(), t.fact.to_string())).collect();
-        assert_eq!(facts["x"], "f32[Nx7]");
-        assert_eq!(facts["y"], "f32[2xNx64]");
-        assert_eq!(facts["flat"], "f32[128Nx64]");
-        assert_eq!(facts["nonzero"], "f32[4x?]");
-        assert_eq!(facts["plus"], "f32[?]");
-        assert!(g.tensors.iter().all(|t| t.fact.origin == Origin::Observed));
-        apply_runs(&mut g, &[run(1, &[("x", &[9, 9])])], Origin::Inferred);
-        assert_eq!(g.tensors[0].fact.to_string(), "f32[Nx7]", "what was observed stays");
-    }
-
-    #[test]
-    fn one_run_tells_sizes_at_its_batch_alone() {
-        let mut g = inputs(&[("x", "batch 7")]);
-        let findings = apply_observations(&mut g, &[run(1, &[("x", &[1, 8]), ("y", &[1, 5])])]);
-        assert_eq!(g.tensors[0].fact.to_string(), "f32[1x8]");
-        assert_eq!(findings.len(), 1, "the file declared 7: {findings:?}");
-        let ragged = [run(1, &[("y", &[1, 2])]), run(2, &[("y", &[2])])];
-        apply_observations(&mut g, &ragged);
-        assert_eq!(g.tensors.iter().find(|t| t.name == "y").unwrap().fact.shape, None);
-    }
-
-    #[test]
-    fn sizes_that_depend_on_the_data_stay_open() {
-        let mut b = GraphBuilder::new("g", 8, Default::default());
-        let fact = Fact { dtype: Some(DType::F32), ..Fact::default() };
-        b.input("x", fact).unwrap();
-        let node = |op: &str, input: &str, output: &str| NodeDraft {
-            op: op.into(),
-            inputs: vec![input.into()],
-            outputs: vec![output.into()],
-            ..NodeDraft::default()
-        };
-        b.node(node("NonZero", "x", "where"));
-        b.node(node("Cast", "where", "cast"));
-        b.node(node("Relu", "x", "plain"));
-        ["cast", "plain"].iter().for_each(|o| b.output(o));
-        let mut graph = b.finish(Fingerprint::of(b"")).unwrap();
-        let shapes = [("x", vec![2, 20]), ("where", vec![2, 40]), ("cast", vec![2, 40]), ("plain", vec![2, 20])];
-        let run = shapes.map(|(n, dims)| (n.to_owned(), (DType::F32, dims))).into_iter().collect();
-        apply_observations(&mut graph, &[(1, run)]);
-        let index = graph.tensor_index();
-        let shape = |n: &str| graph.tensor(index[n]).fact.to_string();
-        assert_eq!([shape("where"), shape("cast"), shape("plain")], ["f32[2x?]", "f32[2x?]", "f32[2x20]"]);
-    }
-}
+#[path = "batch_tests.rs"]
+mod tests;

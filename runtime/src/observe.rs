@@ -5,11 +5,15 @@
 //! once, and only values that later pieces read are kept, so that memory is bounded by what is alive plus one piece's
 //! outputs.
 //!
-//! Values inside control-flow bodies are not seen.
+//! Control-flow bodies are then run in the same way, each alone, with the values that arrived at their node: both
+//! branches of an `If`, the first turn of a `Loop` or `Scan` ([`bodies`]).
+
+mod bodies;
 
 use std::collections::{HashMap, HashSet};
 
-use tandem_ir::{DType, Dim, Fact, Graph, Kind, NodeId, Origin, TensorId};
+use tandem_ir::batch::Seen;
+use tandem_ir::{Dim, Fact, Graph, Kind, NodeId, Origin, TensorId};
 use tandem_onnx::cut::{self, CutError};
 use tandem_onnx::import::Model;
 use tandem_onnx::value::{TensorValue, Value};
@@ -25,29 +29,20 @@ const PIECE_NODES_FIRST: usize = 16;
 /// Most nodes of a piece: beyond it the cost of a session is spread thinly enough.
 const PIECE_NODES_MAX: usize = 512;
 
-/// Types and shapes by tensor name.
-pub type Observed = HashMap<String, (DType, Vec<u64>)>;
-
 /// Runs the model once on `inputs` (in the order of the graph's inputs) and returns the type and shape of every dense
-/// tensor outside bodies that is no constant: graph inputs, and what nodes make. Sequences, maps and optionals without
-/// a value are not in it.
+/// tensor that is no constant: graph inputs, and what nodes make; the same of bodies as far as they could be run.
+/// Sequences, maps and optionals without a value are not in it.
 ///
 /// # Errors
-/// Wrong number of inputs; a node that the engine cannot run alone, with the engine's words.
-pub fn observe(engine: &dyn Engine, model: &Model, inputs: &[Value]) -> Result<Observed, EngineError> {
+/// Wrong number of inputs; a node outside bodies that the engine cannot run alone, with the engine's words.
+pub fn observe(engine: &dyn Engine, model: &Model, inputs: &[Value]) -> Result<Seen, EngineError> {
     let graph = &model.graph;
     if inputs.len() != graph.inputs.len() {
         let why = format!("expected {} inputs to observe a run, found {}", graph.inputs.len(), inputs.len());
         return Err(EngineError::Failed { engine: engine.name().into(), why });
     }
-    let mut observer = Observer {
-        engine,
-        model: model.clone(),
-        inputs,
-        alive: HashMap::new(),
-        observed: HashMap::new(),
-        made_bytes: 0,
-    };
+    let mut observer =
+        Observer { engine, model: model.clone(), inputs, alive: HashMap::new(), seen: Seen::default(), made_bytes: 0 };
     for (id, value) in graph.inputs.iter().zip(inputs) {
         observer.keep(*id, value.clone());
     }
@@ -58,6 +53,7 @@ pub fn observe(engine: &dyn Engine, model: &Model, inputs: &[Value]) -> Result<O
         let piece = &nodes[at..nodes.len().min(at + size)];
         observer.made_bytes = 0;
         observer.run(piece)?;
+        piece.iter().for_each(|node| observer.bodies(*node));
         at += piece.len();
         let done = piece.last().copied();
         observer.alive.retain(|t, _| last_read.get(t).copied() > done);
@@ -67,7 +63,7 @@ pub fn observe(engine: &dyn Engine, model: &Model, inputs: &[Value]) -> Result<O
             _ => {}
         }
     }
-    Ok(observer.observed)
+    Ok(observer.seen)
 }
 
 /// The last node that reads each value, folded ones left out.
@@ -87,7 +83,7 @@ struct Observer<'a> {
     inputs: &'a [Value],
     /// Values that later pieces may read.
     alive: HashMap<TensorId, Value>,
-    observed: Observed,
+    seen: Seen,
     made_bytes: u64,
 }
 
@@ -100,7 +96,7 @@ impl Observer<'_> {
         }
         if let Value::Tensor(TensorValue { dtype, dims, .. }) = inner {
             self.made_bytes += dtype.bytes_of(dims.iter().product());
-            self.observed.insert(tensor.name.clone(), (*dtype, dims.clone()));
+            self.seen.values.insert(tensor.name.clone(), (*dtype, dims.clone()));
             if matches!(value, Value::Tensor(_)) {
                 let shape = dims.iter().map(|d| Dim::Known(*d)).collect();
                 tensor.fact =
@@ -178,7 +174,7 @@ impl Observer<'_> {
     }
 }
 
-/// Names of the tensors that [`observe`] may report: graph inputs and what placeable nodes make.
+/// Names of the tensors outside bodies that [`observe`] may report: graph inputs and what placeable nodes make.
 pub fn observable(graph: &Graph) -> HashSet<&str> {
     let made = graph.placeable().flat_map(|n| graph.node(n).writes());
     graph.inputs.iter().copied().chain(made).map(|t| graph.tensor(t).name.as_str()).collect()

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use tandem_ir::{DType, Dim, Fact, Graph, Kind, NodeId, Origin, TensorId};
 use tandem_onnx_proto::{
     Blob, DimValue, Dimension, FunctionProto, GraphProto, Message, ModelProto, NodeProto, OperatorSetIdProto,
-    SparseTensorProto, StringStringEntryProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, data_location,
+    StringStringEntryProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, data_location,
 };
 
 use crate::functions;
@@ -274,28 +274,15 @@ fn fact_type(fact: &Fact, id: TensorId, sized: bool) -> Option<TypeProto> {
 
 /// Adds a constant, beside the protobuf where it is large.
 fn initializer(name: &str, held: &Held, graph: &mut GraphProto, weights: &mut Vec<Weight>) {
-    let dims: Vec<i64> = held.dims.iter().map(|d| *d as i64).collect();
-    let tensor = TensorProto { name: name.to_owned(), dims, data_type: held.dtype.onnx_code(), ..Default::default() };
     let limit = match held.dtype {
         DType::I64 | DType::I32 => INLINE_INTEGER_BYTES_MAX,
         _ => INLINE_BYTES_MAX,
     };
-    match &held.content {
-        Content::Bytes(_) if held.bytes() > limit => {
-            let Some(data) = held.buffer() else { return };
-            weights.push(Weight { name: name.to_owned(), dtype: held.dtype, dims: held.dims.clone(), data });
-            graph.initializer.push(referring(tensor));
-        }
-        Content::Bytes(blob) => {
-            graph.initializer.push(TensorProto { raw_data: Some(blob.clone()), ..tensor });
-        }
-        Content::Strings(strings) => {
-            graph.initializer.push(TensorProto { string_data: strings.clone(), ..tensor });
-        }
-        Content::Sparse(sparse) => {
-            let values = sparse.values.clone().map(|v| Box::new(TensorProto { name: name.to_owned(), ..*v }));
-            graph.sparse_initializer.push(SparseTensorProto { values, ..(**sparse).clone() });
-        }
+    held.add_to(name, graph);
+    if matches!(held.content, Content::Bytes(_)) && held.bytes() > limit {
+        let (Some(data), Some(tensor)) = (held.buffer(), graph.initializer.pop()) else { return };
+        weights.push(Weight { name: name.to_owned(), dtype: held.dtype, dims: held.dims.clone(), data });
+        graph.initializer.push(referring(tensor));
     }
 }
 

@@ -10,13 +10,13 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use tandem_ir::{Fingerprint, Graph, TensorId};
-use tandem_onnx_proto::{Blob, FunctionProto, IR_VERSION, Message, ModelProto, NodeProto, TypeProto};
+use tandem_onnx_proto::{Blob, FunctionProto, GraphProto, IR_VERSION, Message, ModelProto, NodeProto, TypeProto};
 
 use crate::digest::{self, Contents};
 use crate::external::Store;
 pub use crate::fault::{Fault, ImportError};
 use crate::functions;
-use crate::lower::Lowering;
+use crate::lower::{Lowered, Lowering};
 use crate::mmap;
 use crate::tensor::Held;
 use crate::value::TensorValue;
@@ -74,6 +74,31 @@ impl std::fmt::Debug for Model {
 }
 
 impl Model {
+    /// A model without a file, of a graph that was lowered.
+    pub(crate) fn of(lowered: Lowered, graph: GraphProto, proto: ModelProto, functions: Vec<FunctionProto>) -> Self {
+        let index = lowered.graph.tensor_index();
+        let held =
+            lowered.held.into_iter().filter_map(|(name, held)| Some((*index.get(name.as_str())?, held))).collect();
+        let infos = graph.value_info.iter().chain(&graph.output).chain(&graph.input);
+        let types = infos.filter_map(|v| Some((*index.get(v.name.as_str())?, v.r#type.clone()?))).collect();
+        drop(index);
+        let mut nodes: Vec<Option<NodeProto>> = graph.node.into_iter().map(Some).collect();
+        let nodes = lowered.order.iter().filter_map(|place| nodes[*place].take()).collect();
+        Self {
+            graph: lowered.graph,
+            proto,
+            path: PathBuf::new(),
+            warnings: vec![],
+            nodes,
+            held,
+            types,
+            functions,
+            file: Blob::default(),
+            external: vec![],
+            external_inside: vec![],
+        }
+    }
+
     /// The value of a constant, in one layout whatever the file's is. `None` for what is no constant of the file (values
     /// that folded nodes make included), and for a sparse one of more than 256 MiB.
     pub fn constant_value(&self, id: TensorId) -> Option<TensorValue> {
@@ -154,19 +179,10 @@ fn read(file: Blob, base: Option<&Path>, options: Options) -> Result<Model, Faul
     };
     let opsets = opsets(&proto, &graph.node, &mut warnings);
     let ir_version = proto.ir_version;
-    let lowered =
+    let mut lowered =
         Lowering { opsets, ir_version, contents: &contents, warnings: &mut warnings, nodes: 0 }.model(&graph)?;
-    let mut result = lowered.graph;
-    result.fingerprint = digest::graph(&result, &functions);
-    let index = result.tensor_index();
-    let held = lowered.held.into_iter().filter_map(|(name, held)| Some((*index.get(name.as_str())?, held))).collect();
-    let infos = graph.value_info.iter().chain(&graph.output).chain(&graph.input);
-    let types = infos.filter_map(|v| Some((*index.get(v.name.as_str())?, v.r#type.clone()?))).collect();
-    drop(index);
-    let mut nodes: Vec<Option<NodeProto>> = graph.node.into_iter().map(Some).collect();
-    let nodes = lowered.order.iter().filter_map(|place| nodes[*place].take()).collect();
-    let path = PathBuf::new();
-    Ok(Model { graph: result, proto, path, warnings, nodes, held, types, functions, file, external, external_inside })
+    lowered.graph.fingerprint = digest::graph(&lowered.graph, &functions);
+    Ok(Model { warnings, file, external, external_inside, ..Model::of(lowered, graph, proto, functions) })
 }
 
 /// Versions in force, with what is odd about them.

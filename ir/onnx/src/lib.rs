@@ -6,6 +6,7 @@
 //! - [`cut`]: some of its nodes as a runnable model, large weights beside the protobuf and shared by all pieces;
 //! - [`value`]: tensors and other values in host memory; [`pb`]: such values as files of the ONNX test suites hold them.
 
+mod body;
 pub mod cut;
 mod digest;
 mod external;

@@ -183,19 +183,26 @@ impl Lowering<'_> {
             if let Some(attr) = digest::attribute(attribute) {
                 draft.attrs.insert(attribute.name.clone(), attr);
             }
-            let single = digest::kind_of(attribute) == attribute_type::GRAPH;
-            for (i, body) in attribute.g.as_deref().into_iter().chain(&attribute.graphs).enumerate() {
-                let name = if single { attribute.name.clone() } else { format!("{}[{i}]", attribute.name) };
-                let label = walk::label(&node.op_type, &node.name, index);
-                let lowered = self.graph(body, Some(scope), &format!("{place}, {label}, {name}"), depth + 1)?;
-                captures.extend(lowered.free);
-                draft.bodies.insert(name, lowered.graph);
-            }
+        }
+        for (name, body) in named_bodies(node) {
+            let label = walk::label(&node.op_type, &node.name, index);
+            let lowered = self.graph(body, Some(scope), &format!("{place}, {label}, {name}"), depth + 1)?;
+            captures.extend(lowered.free);
+            draft.bodies.insert(name, lowered.graph);
         }
         draft.captures = captures.into_iter().collect();
         draft.attrs.insert(PLACE.to_owned(), Attr::Int(index as i64));
         Ok(draft)
     }
+}
+
+/// The bodies of a node by the names that the graph gives them.
+pub(crate) fn named_bodies(node: &NodeProto) -> impl Iterator<Item = (String, &GraphProto)> {
+    node.attribute.iter().flat_map(|attribute| {
+        let single = digest::kind_of(attribute) == attribute_type::GRAPH;
+        let name = move |i| if single { attribute.name.clone() } else { format!("{}[{i}]", attribute.name) };
+        attribute.g.as_deref().into_iter().chain(&attribute.graphs).enumerate().map(move |(i, body)| (name(i), body))
+    })
 }
 
 fn take_place(attrs: &mut BTreeMap<String, Attr>) -> usize {

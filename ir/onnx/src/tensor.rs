@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use tandem_ir::DType;
 use tandem_ir::limits::CONSTANT_VALUES_MAX;
-use tandem_onnx_proto::{Blob, SparseTensorProto, TensorProto, data_location};
+use tandem_onnx_proto::{Blob, GraphProto, SparseTensorProto, TensorProto, data_location};
 
 use crate::fault::Fault;
 use crate::value::{Buffer, Data, TensorValue};
@@ -184,6 +184,23 @@ impl Held {
             return Some(Buffer::shared(Arc::new(blob.clone())));
         }
         Some(self.aligned.get_or_init(|| Buffer::shared(Arc::new(Aligned::copy(blob)))).clone())
+    }
+
+    /// Adds it to a graph as an initialiser, with its contents.
+    pub(crate) fn add_to(&self, name: &str, graph: &mut GraphProto) {
+        let dims = self.dims.iter().map(|d| *d as i64).collect();
+        let tensor =
+            TensorProto { name: name.to_owned(), dims, data_type: self.dtype.onnx_code(), ..Default::default() };
+        match &self.content {
+            Content::Bytes(blob) => graph.initializer.push(TensorProto { raw_data: Some(blob.clone()), ..tensor }),
+            Content::Strings(list) => {
+                graph.initializer.push(TensorProto { string_data: list.clone(), ..tensor });
+            }
+            Content::Sparse(sparse) => {
+                let values = sparse.values.clone().map(|v| Box::new(TensorProto { name: name.to_owned(), ..*v }));
+                graph.sparse_initializer.push(SparseTensorProto { values, ..(**sparse).clone() });
+            }
+        }
     }
 
     /// The value; `None` for a sparse one that would be too large as a dense one.

@@ -31,11 +31,15 @@ pub fn machine_identity(device: &Device) -> String {
 
 /// What identifies a graph with the shapes that are known of it: the same file bound to other shapes is another.
 pub fn graph_key(graph: &Graph) -> Fingerprint {
+    fn facts(graph: &Graph, hasher: &mut Hasher) {
+        for tensor in &graph.tensors {
+            hasher.field(tensor.fact.to_string().as_bytes());
+        }
+        graph.nodes.iter().flat_map(|n| n.bodies.values()).for_each(|body| facts(body, hasher));
+    }
     let mut hasher = Hasher::default();
     hasher.field(&graph.fingerprint.0);
-    for tensor in &graph.tensors {
-        hasher.field(tensor.fact.to_string().as_bytes());
-    }
+    facts(graph, &mut hasher);
     hasher.finish()
 }
 

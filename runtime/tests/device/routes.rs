@@ -40,7 +40,7 @@ pub fn zoo(name: &str, engine: &dyn Engine) -> Result<(Model, Vec<Value>), Engin
     }
     let seen = observe(engine, &model, &inputs)?;
     for tensor in &mut model.graph.tensors {
-        if let Some((dtype, dims)) = seen.get(&tensor.name).filter(|_| tensor.constant.is_none()) {
+        if let Some((dtype, dims)) = seen.values.get(&tensor.name).filter(|_| tensor.constant.is_none()) {
             let shape = Some(dims.iter().map(|d| Dim::Known(*d)).collect());
             tensor.fact = Fact { kind: Kind::Tensor, dtype: Some(*dtype), shape, origin: Origin::Observed };
         }

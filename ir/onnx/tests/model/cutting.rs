@@ -176,3 +176,28 @@ fn a_model_without_nodes_has_an_empty_image() {
     let image = cut_whole(&model).expect("cut");
     assert!(image.outputs.is_empty() && look_graph(&image).node.is_empty());
 }
+
+#[test]
+fn a_body_is_a_model_of_its_own() {
+    let model = read(&model(branching()));
+    let inputs = |model: &Model| -> Vec<String> {
+        model.graph.inputs.iter().map(|t| model.graph.tensor(*t).name.clone()).collect()
+    };
+    let branch = maker(&model, "y");
+    let then = model.body(branch, "then_branch").expect("a branch");
+    assert_eq!(inputs(&then), ["x"], "what it captures, weights left out");
+    let image = cut_whole(&then).expect("cut");
+    assert_eq!((image.inputs.as_slice(), image.outputs.as_slice()), (&["x".to_owned()][..], &["r".to_owned()][..]));
+    assert_eq!(look_graph(&image).initializer, [weight("w", 1)]);
+
+    let otherwise = model.body(branch, "else_branch").expect("a branch");
+    let mut read = inputs(&otherwise);
+    read.sort_unstable();
+    assert_eq!(read, ["c", "far"], "its own x is a constant");
+    let around = &model.graph.node(branch).bodies["else_branch"];
+    let ops = |graph: &tandem_ir::Graph| graph.nodes.iter().map(|n| (n.op.clone(), n.folded)).collect::<Vec<_>>();
+    assert_eq!(ops(&otherwise.graph), ops(around), "the same nodes, folded or not");
+    let deep = otherwise.body(maker(&otherwise, "n"), "then_branch").expect("a branch in a branch");
+    assert_eq!(inputs(&deep), ["far"]);
+    assert!(model.body(branch, "body").is_none());
+}
