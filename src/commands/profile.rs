@@ -88,7 +88,7 @@ pub fn observe(context: &Context, model: &mut Model, bind: &BindArgs) -> Result<
     let binding: Binding = bound(model);
     let sample: Option<Vec<Value>> = bind.sample.as_ref().map(|p| commands::run::read_inputs(p, model)).transpose()?;
     let engines: Vec<&dyn Engine> = context.engines()?.iter().map(Arc::as_ref).collect();
-    let resolved = facts::resolve(&engines, model, &binding, sample.as_deref());
+    let resolved = facts::resolve(&engines, model, &binding, sample.as_deref(), Some(&context.samples_dir()));
     let resolved = match resolved {
         Ok(resolved) => resolved,
         Err(findings) => bail!("{}", findings.iter().map(|f| f.to_string()).collect::<Vec<_>>().join("\n")),

@@ -167,6 +167,24 @@ fn plans_do_not_depend_on_threads_or_runs() {
     }
 }
 
+/// What was observed is kept; a plan does not show whether it was.
+#[test]
+fn plans_do_not_depend_on_what_is_kept() {
+    let place = Place::new();
+    let plan = || {
+        let words = format!("plan zoo:tiny-branchy --machine {T4} --slo 50ms");
+        let list: Vec<&str> = words.split_whitespace().collect();
+        let output = place.command(&list).env("TANDEM_CACHE", place.path("cache")).output().expect("the binary starts");
+        crate::binary::outcome(&words, output).code(0).stdout
+    };
+    let cold = plan();
+    let kept = std::fs::read_dir(place.path("cache/samples/observed")).expect("what was observed").flatten();
+    let kept: Vec<_> = kept.map(|e| e.path()).collect();
+    assert_eq!((kept.len(), plan() == cold), (1, true), "warm and cold, the same bytes");
+    std::fs::write(&kept[0], "damaged").expect("a damaged file");
+    assert_eq!(plan(), cold);
+}
+
 /// A plan moves with its model: paths are relative to the plan file, and `--model` names another place.
 #[test]
 fn plans_find_their_models_from_where_they_lie() {

@@ -1,9 +1,9 @@
 //! What was measured on this machine before, so that it is not measured again.
 //!
-//! One JSON file for each machine and engine version, named after both, in a folder the caller chooses. A file that
-//! cannot be read is ignored with a warning and written anew. Saving reads the file again and adds what is new, so
-//! that two writers lose at most what one of them added in between; the file is written aside and renamed, never
-//! half-written.
+//! One JSON file for each machine and engine version, named after both, in a folder the caller chooses (and one for each
+//! model that was observed: `kept.rs`). A file that cannot be read is ignored with a warning and written anew. Saving
+//! reads the file again and adds what is new, so that two writers lose at most what one of them added in between; the
+//! file is written aside and renamed, never half-written.
 //!
 //! Deliberately not a document for people or for other machines: those are profiles (`tandem_ir::format`).
 
@@ -299,7 +299,7 @@ fn read(path: &Path, identity: &str) -> Result<Content, String> {
         return Err(format!("version {VERSION} expected, found {}", file.version));
     }
     if file.machine != identity {
-        return Err(format!("it is of another machine: {}", file.machine));
+        return Err(format!("it is of something else: {}", file.machine));
     }
     content(file)
 }

@@ -2,7 +2,10 @@
 //!
 //! The model is observed at batch 1, 2 and 3 where an input grows with the batch: three sizes tell an axis that is the
 //! batch from one that merely has that size, and from one that is a batch plus something. Engines are tried in order;
-//! one that fails is reported in its own words. If none runs the model, declared facts are kept.
+//! one that fails is reported in its own words. If none runs the model, declared facts are kept. What was observed before
+//! is read from where it is kept (`kept.rs`).
+
+use std::path::Path;
 
 use tandem_ir::batch::{self, Binding, Run};
 use tandem_ir::check::Finding;
@@ -10,6 +13,7 @@ use tandem_ir::{Dim, Graph};
 use tandem_onnx::import::Model;
 use tandem_onnx::value::Value;
 
+use super::kept::Kept;
 use super::{ProfileError, feeds, is_batchable};
 use crate::engine::Engine;
 use crate::{observe, rows};
@@ -29,7 +33,8 @@ pub struct Resolved {
 }
 
 /// Binds the inputs and observes runs. `sample` holds values for one item (one an input, in the graph's order), where
-/// random ones will not do; larger batches repeat it.
+/// random ones will not do; larger batches repeat it. With a folder, what was observed before by the same version of an
+/// engine is not run again, and what is new is kept there.
 ///
 /// # Errors
 /// A binding that does not fit the model. What engines cannot do is a note.
@@ -38,27 +43,12 @@ pub fn resolve(
     model: &Model,
     binding: &Binding,
     sample: Option<&[Value]>,
+    folder: Option<&Path>,
 ) -> Result<Resolved, Vec<Finding>> {
     let mut bound = model.clone();
     let mut notes: Vec<String> = batch::bind(&mut bound.graph, binding)?.iter().map(Finding::to_string).collect();
-    let batches: &[u64] = if is_batchable(&bound.graph) { &BATCHES } else { &BATCHES[..1] };
     for engine in engines {
-        let mut runs: Vec<Run> = vec![];
-        let mut failure = None;
-        for batch in batches {
-            match run(*engine, &bound, *batch, sample) {
-                Ok(run) => runs.push(run),
-                Err(error) => {
-                    failure = Some(format!("{} cannot run it at batch {batch}: {error}", engine.name()));
-                    break;
-                }
-            }
-        }
-        notes.extend(failure);
-        // Two sizes would take a size of the batch plus nothing for the batch: all three, or one alone.
-        if runs.len() < batches.len() {
-            runs.truncate(1);
-        }
+        let runs = runs(*engine, &bound, sample, folder, &mut notes);
         if runs.is_empty() {
             continue;
         }
@@ -67,6 +57,38 @@ pub fn resolve(
         return Ok(Resolved { graph, engine: Some(engine.name().to_owned()), notes });
     }
     Ok(Resolved { graph: bound.graph, engine: None, notes })
+}
+
+/// The runs that tell facts: one a batch, or one alone, or none where the engine fails.
+fn runs(
+    engine: &dyn Engine,
+    model: &Model,
+    sample: Option<&[Value]>,
+    folder: Option<&Path>,
+    notes: &mut Vec<String>,
+) -> Vec<Run> {
+    let batches: &[u64] = if is_batchable(&model.graph) { &BATCHES } else { &BATCHES[..1] };
+    let (mut kept, warning) = Kept::open(folder, engine, &model.graph, sample);
+    notes.extend(warning);
+    if let Some(runs) = kept.runs(batches) {
+        return runs;
+    }
+    let mut runs = vec![];
+    for batch in batches {
+        match run(engine, model, *batch, sample) {
+            Ok(run) => runs.push(run),
+            Err(error) => {
+                notes.push(format!("{} cannot run it at batch {batch}: {error}", engine.name()));
+                // Two sizes would take a size of the batch plus nothing for the batch: all three, or one alone.
+                runs.truncate(1);
+                return runs;
+            }
+        }
+    }
+    if let Err(error) = kept.keep(&runs) {
+        notes.push(format!("what was observed was not kept: {error}"));
+    }
+    runs
 }
 
 fn run(engine: &dyn Engine, model: &Model, batch: u64, sample: Option<&[Value]>) -> Result<Run, ProfileError> {

@@ -18,6 +18,7 @@ pub mod cache;
 pub mod facts;
 pub mod interference;
 pub mod isolated;
+mod kept;
 pub mod links;
 pub mod mapping;
 pub mod overhead;

@@ -47,7 +47,7 @@ pub fn resolved(engine: &dyn Engine, mut model: Model) -> Result<Model, Vec<Stri
         (name.clone(), dims.collect::<Vec<_>>())
     };
     let binding = proposal.inputs.iter().map(bound).collect();
-    let found = facts::resolve(&[engine], &model, &binding, None).expect("the binding fits");
+    let found = facts::resolve(&[engine], &model, &binding, None, None).expect("the binding fits");
     model.graph = found.graph;
     if found.engine.is_some() { Ok(model) } else { Err(found.notes) }
 }
