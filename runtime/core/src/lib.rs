@@ -4,6 +4,7 @@
 //! argument and never goes backwards; data is named by handle, a value's position in its route and the device it lies
 //! on. It depends on `tandem-ir` alone and knows no engine.
 //!
+//! - [`adt`]: how large batches should be when transfers overlap with compute.
 //! - [`execution`]: which steps of a route may be submitted now, for one batch.
 //! - [`device`]: what engines, CUDA and the emulator look like from here.
 //! - [`emulator`]: the timing emulator, a device that plays the steps' planned durations.
@@ -12,6 +13,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod adt;
 pub mod device;
 pub mod emulator;
 pub mod execution;
