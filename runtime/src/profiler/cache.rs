@@ -17,7 +17,7 @@ use tandem_ir::signature::Signature;
 use tandem_ir::{Device, Fingerprint, Graph, Nanos, NodeId};
 
 /// Version of the file's layout and of the way numbers are measured: files of another are ignored.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Most bytes of a cache file that is read; about 150 bytes a sample, so a million of them.
 const FILE_BYTES_MAX: u64 = 256 << 20;
