@@ -25,18 +25,18 @@ pub fn run(name: &str) {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cli/scripts").join(name);
     let text = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{name}: {e}"));
     let place = Place::new();
-    let (mut wrong, mut fresh) = (vec![], String::new());
+    let (mut wrong, mut fresh) = (vec![], vec![]);
     for step in parse(&text) {
         let found = perform(&place, &step.command);
         let fits = matches(&step.stdout, &found.stdout) && matches(&step.stderr, &found.stderr);
         let fits = fits && step.code == found.code;
-        fresh += &print(if fits { &step } else { &found }, &step);
+        fresh.push(print(if fits { &step } else { &found }, &step));
         if !fits {
             wrong.push(format!("{name}\nexpected:\n{}\nfound:\n{}", print(&step, &step), print(&found, &step)));
         }
     }
     if std::env::var_os("TANDEM_REFRESH").is_some() {
-        std::fs::write(&file, fresh).expect("a refreshed script");
+        std::fs::write(&file, fresh.join("\n")).expect("a refreshed script");
         return;
     }
     assert!(wrong.is_empty(), "{}\n(TANDEM_REFRESH=1 takes over what was found)", wrong.join("\n"));
@@ -77,7 +77,7 @@ fn print(step: &Step, asked: &Step) -> String {
     if step.code != 0 {
         text += &format!("? {}\n", step.code);
     }
-    text + "\n"
+    text
 }
 
 fn lines(text: &str) -> Vec<String> {
@@ -136,6 +136,17 @@ fn fits(pattern: &str, line: &str) -> bool {
         Some((head, rest)) => line.strip_prefix(head).is_some_and(|line| {
             line.char_indices().map(|(i, _)| i).chain([line.len()]).any(|i| fits(rest, &line[i..]))
         }),
+    }
+}
+
+/// So a refresh of a tree that is as it was changes nothing.
+#[test]
+fn scripts_are_written_as_they_stand() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cli/scripts");
+    for entry in std::fs::read_dir(folder).expect("scripts").flatten() {
+        let text = std::fs::read_to_string(entry.path()).expect("a script");
+        let written: Vec<String> = parse(&text).iter().map(|step| print(step, step)).collect();
+        assert_eq!(written.join("\n"), text, "{}", entry.path().display());
     }
 }
 
