@@ -100,7 +100,7 @@ fn most_operators_may_lie_in_bodies() {
 }
 
 /// Names of nodes mean nothing: none has one, or all have the same. Engines refuse the second file as a whole, so that
-/// there the plan is compared with the first.
+/// there the plan is compared with our own cut of it, which says so, and with the first.
 #[test]
 fn nodes_may_have_no_name_or_all_the_same() {
     let case = Case::new(&file(layers(), 17));
@@ -108,6 +108,9 @@ fn nodes_may_have_no_name_or_all_the_same() {
     let mut graph = layers();
     graph.node.iter_mut().for_each(|n| n.name = "same".into());
     let same = Case::new(&file(graph, 17));
+    same.verify("");
+    let said = same.place.tandem_on(same.engine(), "run plan.yaml --emulate --verify").code(0).stdout;
+    assert!(said.contains("verified against the whole model with its repeated names mended: equal"), "{said}");
     let x = tensor(&[1, 8], &numbers(8, 5));
     for search in ["random:1", "random:2"] {
         let words = format!("--search {search} --batch 1");
