@@ -4,11 +4,12 @@
 //! choice to the runtime but those its serving section names.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use crate::dtype::DType;
 use crate::fingerprint::Fingerprint;
 use crate::machine::Machine;
-use crate::units::{Bytes, Nanos};
+use crate::units::{Bytes, Flops, Nanos};
 
 /// What a search tries to reach.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -215,6 +216,32 @@ pub struct MemoryUse {
     pub peak: Bytes,
 }
 
+/// What the operators on one device do for one batch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeviceWork {
+    /// Operators on it.
+    pub operators: u64,
+    /// Those among them whose work is not known in full, for a shape, a type or a trip count is not.
+    pub unknown: u64,
+    /// Arithmetic, as far as it is known; a multiply-add is two. `None` where nothing is.
+    pub flops: Option<Flops>,
+    /// Bytes that move between memory and cores, as far as that is known. `None` where nothing is.
+    pub moved: Option<Bytes>,
+}
+
+impl fmt::Display for DeviceWork {
+    /// What is known, then what is not: `6.93 Gflop, 33.1 MB moved; work of 2 unknown`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let known = [self.flops.map(|n| n.to_string()), self.moved.map(|n| format!("{n} moved"))];
+        let known = known.into_iter().flatten().collect::<Vec<_>>().join(", ");
+        match (known.as_str(), self.unknown) {
+            (known, 0) => f.write_str(known),
+            ("", n) => write!(f, "work of {n} unknown"),
+            (known, n) => write!(f, "{known}; work of {n} unknown"),
+        }
+    }
+}
+
 /// One placement of one tenant at one shape point.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
@@ -242,6 +269,8 @@ pub struct Route {
     pub steps: Vec<Step>,
     /// Memory by position of the device.
     pub memory: Vec<MemoryUse>,
+    /// Work by position of the device.
+    pub work: Vec<DeviceWork>,
     /// What it is expected to do.
     pub prediction: Prediction,
 }

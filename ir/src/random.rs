@@ -9,7 +9,7 @@ use crate::machine::{Device, DeviceKind, Engine, Link, Machine, Rates};
 use crate::plan::*;
 use crate::profile::*;
 use crate::signature::Signature;
-use crate::units::{Bytes, Nanos};
+use crate::units::{Bytes, Flops, Nanos};
 
 /// SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014).
 pub struct Random(pub u64);
@@ -275,6 +275,12 @@ fn route(r: &mut Random) -> Route {
             frees: r.list(2, |r| (r.below(8), r.below(5))),
         }),
         memory: r.list(4, |r| MemoryUse { weights: Bytes(r.number()), peak: Bytes(r.number()) }),
+        work: r.list(4, |r| DeviceWork {
+            operators: r.number(),
+            unknown: r.number(),
+            flops: r.maybe(|r| Flops(r.number())),
+            moved: r.maybe(|r| Bytes(r.number())),
+        }),
         prediction: Prediction {
             makespan: r.nanos(),
             busy: r.list(4, Random::nanos),

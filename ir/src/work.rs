@@ -6,7 +6,8 @@
 //! an operator costs in time is the business of cost models, not of this module.
 
 use crate::dtype::DType;
-use crate::graph::{Attr, Graph, Node, NodeId, TensorId};
+use crate::graph::{Attr, Graph, Kind, Node, NodeId, TensorId};
+use crate::plan::DeviceWork;
 use crate::units::{Bytes, Flops};
 
 /// What one run of an operator does.
@@ -34,9 +35,9 @@ impl Work {
 /// Work of a whole graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GraphWork {
-    /// Sums over the nodes whose shapes are known; `weights` counts each constant once; `dtype` is that of most flops.
+    /// Sums over what is known; `weights` counts each constant once; `dtype` is that of most flops.
     pub total: Work,
-    /// Nodes whose shapes are unknown: their work is not in the sums.
+    /// Nodes whose work is not known, or not in full: the sums lack what is not known of it.
     pub unknown: usize,
 }
 
@@ -53,21 +54,46 @@ const NORMALISATION: u64 = 8;
 /// inside: `If` is its dearer branch, `Loop` and `Scan` their body times the trip count where that is known, else once;
 /// inner nodes of unknown shape are left out.
 pub fn node_work(graph: &Graph, id: NodeId, batch: u64) -> Option<Work> {
+    known_work(graph, id, batch).0
+}
+
+/// What is known of a node's work, and whether that is all of it.
+fn known_work(graph: &Graph, id: NodeId, batch: u64) -> (Option<Work>, bool) {
     let node = graph.node(id);
     let weights = weights(graph, node);
     if !node.bodies.is_empty() {
-        return Some(body_work(graph, node, batch, weights));
+        let (work, whole) = body_work(graph, node, batch, weights);
+        return (Some(work), whole);
     }
     let shapes = Shapes { graph, node, batch };
-    let flops = flops(&shapes)?;
-    let (read, written) = traffic(&shapes)?;
-    Some(Work { flops: Flops(flops), read: Bytes(read), written: Bytes(written), weights, dtype: shapes.dtype() })
+    let work = flops(&shapes).zip(traffic(&shapes)).map(|(flops, (read, written))| Work {
+        flops: Flops(flops),
+        read: Bytes(read),
+        written: Bytes(written),
+        weights,
+        dtype: shapes.dtype(),
+    });
+    (work, work.is_some())
+}
+
+/// The work of the operators on one device at a batch, as plans state it.
+pub fn device_work(graph: &Graph, nodes: &[NodeId], batch: u64) -> DeviceWork {
+    let mut sum = Sum::default();
+    nodes.iter().for_each(|id| sum.add(known_work(graph, *id, batch)));
+    // A sum of nothing but unknown work is no zero.
+    let known = |n: u64| (sum.unknown == 0 || n > 0).then_some(n);
+    DeviceWork {
+        operators: nodes.len() as u64,
+        unknown: sum.unknown as u64,
+        flops: known(sum.flops.0).map(Flops),
+        moved: known((sum.read + sum.written).0).map(Bytes),
+    }
 }
 
 /// The work of all placeable nodes of a graph.
 pub fn graph_work(graph: &Graph, batch: u64) -> GraphWork {
     let mut sum = Sum::default();
-    graph.placeable().for_each(|id| sum.add(node_work(graph, id, batch)));
+    graph.placeable().for_each(|id| sum.add(known_work(graph, id, batch)));
     GraphWork { total: sum.total(Bytes(graph.weight_bytes())), unknown: sum.unknown }
 }
 
@@ -81,11 +107,9 @@ struct Sum {
 }
 
 impl Sum {
-    fn add(&mut self, work: Option<Work>) {
-        let Some(work) = work else {
-            self.unknown += 1;
-            return;
-        };
+    fn add(&mut self, (work, whole): (Option<Work>, bool)) {
+        self.unknown += usize::from(!whole);
+        let Some(work) = work else { return };
         self.flops += work.flops;
         self.read += work.read;
         self.written += work.written;
@@ -108,10 +132,13 @@ fn weights(graph: &Graph, node: &Node) -> Bytes {
     Bytes(own.sum::<u64>().saturating_add(node.bodies.values().map(Graph::weight_bytes).sum()))
 }
 
-fn body_work(graph: &Graph, node: &Node, batch: u64, weights: Bytes) -> Work {
-    let works = node.bodies.values().map(|body| graph_work(body, batch).total);
+/// What is known of the work of a node with bodies, and whether that is all of it.
+fn body_work(graph: &Graph, node: &Node, batch: u64, weights: Bytes) -> (Work, bool) {
+    let works: Vec<GraphWork> = node.bodies.values().map(|body| graph_work(body, batch)).collect();
+    let trips = trips(graph, node, batch);
+    let whole = trips.is_some() && works.iter().all(|w| w.unknown == 0);
     // The dearer branch, by arithmetic and then by traffic; a loop has one body.
-    let dearest = works.max_by_key(|w| (w.flops, w.traffic()));
+    let dearest = works.into_iter().map(|w| w.total).max_by_key(|w| (w.flops, w.traffic()));
     let once = dearest.unwrap_or(Work {
         flops: Flops::ZERO,
         read: Bytes::ZERO,
@@ -119,13 +146,15 @@ fn body_work(graph: &Graph, node: &Node, batch: u64, weights: Bytes) -> Work {
         weights,
         dtype: DType::F32,
     });
-    let trips = trips(graph, node, batch);
-    Work { flops: once.flops * trips, read: once.read * trips, written: once.written * trips, weights, ..once }
+    let times = trips.unwrap_or(1);
+    let (flops, read, written) = (once.flops * times, once.read * times, once.written * times);
+    (Work { flops, read, written, weights, dtype: once.dtype }, whole)
 }
 
-/// How often the body runs, as far as the graph says; else once.
-fn trips(graph: &Graph, node: &Node, batch: u64) -> u64 {
+/// How often a body runs; `None` where the graph does not say.
+fn trips(graph: &Graph, node: &Node, batch: u64) -> Option<u64> {
     let known = match node.op.name.as_str() {
+        "If" => Some(1),
         "Loop" => {
             let constant = node.inputs.first().copied().flatten().and_then(|t| graph.tensor(t).constant.as_ref());
             constant.and_then(|c| c.values.as_ref()?.first().copied())
@@ -139,7 +168,7 @@ fn trips(graph: &Graph, node: &Node, batch: u64) -> u64 {
         }
         _ => None,
     };
-    known.and_then(|n| u64::try_from(n).ok()).unwrap_or(1)
+    known.and_then(|n| u64::try_from(n).ok())
 }
 
 fn axis_dim(dims: &[u64], axis: i64) -> Option<u64> {
@@ -195,7 +224,7 @@ impl Shapes<'_> {
         let tensor = self.graph.tensor(id);
         match &tensor.constant {
             Some(constant) => Some(constant.bytes),
-            None if !tensor.fact.crosses_devices() => Some(0),
+            None if tensor.fact.kind != Kind::Tensor || tensor.fact.dtype == Some(DType::String) => Some(0),
             None => tensor.fact.bytes_at(self.batch),
         }
     }

@@ -155,6 +155,13 @@ fn the_batch_scales_and_unknown_shapes_are_none() {
     assert_eq!(node_work(&g, NodeId(1), 8), None);
     let work = graph_work(&g, 8);
     assert_eq!((work.total.flops.0, work.unknown), (64, 1));
+    let both = device_work(&g, &[NodeId(0), NodeId(1)], 8);
+    assert_eq!(both.to_string(), "64 flop, 384 B moved; work of 1 unknown");
+    // What is not known is no zero.
+    let unknown = device_work(&g, &[NodeId(1)], 8);
+    assert_eq!(unknown, DeviceWork { operators: 1, unknown: 1, flops: None, moved: None });
+    assert_eq!(unknown.to_string(), "work of 1 unknown");
+    assert_eq!(device_work(&g, &[], 8).to_string(), "0 flop, 0 B moved");
 }
 
 /// A body that multiplies a captured value by a captured 4 x 4 weight.
@@ -207,8 +214,10 @@ fn control_flow_looks_inside() {
     assert_eq!(work.weights.0, 32 + 20 + 20);
     let g = control("Loop", &[("body", body(2))], "seven", &[]);
     assert_eq!(node_work(&g, NodeId(0), 1).unwrap().flops.0, 7 * 2 * 2 * 16);
+    assert_eq!(graph_work(&g, 1).unknown, 0);
     let g = control("Loop", &[("body", body(2))], "x", &[]);
     assert_eq!(node_work(&g, NodeId(0), 1).unwrap().flops.0, 2 * 2 * 16);
+    assert_eq!(graph_work(&g, 1).unknown, 1, "one trip of nobody knows how many");
     let scan = [("num_scan_inputs", Attr::Int(1)), ("scan_input_axes", Attr::Ints(vec![0]))];
     let g = control("Scan", &[("body", body(1))], "series", &scan);
     assert_eq!(node_work(&g, NodeId(0), 1).unwrap().flops.0, 25 * 2 * 16);

@@ -141,6 +141,17 @@ fn route(a: &Plan, b: &Plan, r: &Route, s: &Route, head: &str, out: &mut Vec<Str
             out.push(format!("{head}: {what} {old} -> {new}"));
         }
     }
+    let work = |p: &Plan, r: &Route| {
+        let each = r.work.iter().enumerate();
+        each.map(|(d, w)| (device(p, d), format!("{} operators, {w}", w.operators))).collect::<BTreeMap<_, _>>()
+    };
+    let after = work(b, s);
+    for (on, old) in work(a, r) {
+        // A device that is gone or new is told of elsewhere.
+        if let Some(new) = after.get(&on).filter(|new| **new != old) {
+            out.push(format!("{head}: work on {on} {old} -> {new}"));
+        }
+    }
     let places = |p: &Plan, r: &Route| {
         let each = r.segments.iter().flat_map(|s| s.nodes.iter().map(move |n| (n.clone(), s.device)));
         each.map(|(n, d)| (n, device(p, d))).collect::<Vec<_>>()

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tandem_ir::graph::{Graph, NodeId, TensorId};
 use tandem_ir::plan::{Action, MemoryUse, Prediction, Route, RouteTensor, Segment, Step};
 use tandem_ir::units::{Bytes, Nanos};
+use tandem_ir::work::device_work;
 
 use crate::cost::value_bytes;
 use crate::problem::{HOST, Problem};
@@ -28,9 +29,11 @@ pub fn route(head: RouteHead, graph: &Graph, problem: &Problem, segments: &Segme
     let (tensors, index) = tensors(graph, problem, segments);
     let at = |v: usize| index[&v];
     let mut out = vec![];
+    let mut placed = vec![vec![]; problem.devices.len()];
     for (s, atoms) in members.iter().enumerate() {
         let mut nodes: Vec<NodeId> = atoms.iter().flat_map(|a| problem.atoms[*a].nodes.iter().copied()).collect();
         nodes.sort_unstable();
+        placed[usize::from(segments.device[s])].extend(nodes.iter().copied());
         let inside = |a: usize| segments.of[a] as usize == s;
         let reads: BTreeSet<usize> = atoms.iter().flat_map(|a| problem.reads(*a)).map(|v| *v as usize).collect();
         let inputs = reads.into_iter().filter(|v| !problem.values[*v].producer.is_some_and(inside));
@@ -46,6 +49,7 @@ pub fn route(head: RouteHead, graph: &Graph, problem: &Problem, segments: &Segme
             nodes: nodes.iter().map(|n| graph.node_name(*n)).collect(),
         });
     }
+    let work = placed.iter().map(|nodes| device_work(graph, nodes, problem.batch)).collect();
     let (lane_names, lane_at) = lanes(problem, timeline);
     let steps = steps(problem, segments, timeline, &index, &lane_at);
     let kept: Vec<(usize, usize)> = index.iter().map(|(v, t)| (*v, *t)).collect();
@@ -65,6 +69,7 @@ pub fn route(head: RouteHead, graph: &Graph, problem: &Problem, segments: &Segme
         lane_names,
         steps,
         memory: vec![],
+        work,
         prediction: Prediction::default(),
     };
     route.memory = memory(problem, timeline, &route);

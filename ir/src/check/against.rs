@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::plan::route_name;
 use super::{Collect, Finding};
-use crate::graph::{Fact, Graph, NodeId, TensorId};
+use crate::graph::{Fact, Graph, NodeId, Origin, TensorId};
 use crate::machine::Machine;
 use crate::placement::expand_parts;
-use crate::plan::{AuthoredRoute, Plan, Route, Tenant};
+use crate::plan::{AuthoredRoute, DeviceWork, Plan, Route, Tenant};
 use crate::segment;
+use crate::work::device_work;
 
 /// Checks a plan against the graphs of its tenants, given by the tenant's name. Run after [`super::check_plan`]: what is wrong
 /// with positions is its business and is skipped here.
@@ -53,6 +54,7 @@ pub fn check_plan_against(plan: &Plan, graphs: &[(&str, &Graph)]) -> Vec<Finding
         }
         boundaries(route, graph, &names, &mut at);
         unsupported(route, graph, &names, &plan.derived.machine, &mut at);
+        work(route, graph, &names, &plan.derived.machine, &mut at);
     }
     findings
 }
@@ -255,5 +257,37 @@ fn unsupported(route: &Route, graph: &Graph, names: &Names, machine: &Machine, a
                 device.name
             )
         });
+    }
+}
+
+/// The work that the graph's shapes give. A graph that was not observed knows less of it than the plan does: no more than
+/// that much must be stated. What a file declares may be wrong, and only warns.
+fn work(route: &Route, graph: &Graph, names: &Names, machine: &Machine, at: &mut Collect<'_>) {
+    for (d, (stated, device)) in route.work.iter().zip(&machine.devices).enumerate() {
+        let here = |id: &NodeId| names.segment_of[id.index()].is_some_and(|s| route.segments[s].device == d);
+        let nodes: Vec<NodeId> = graph.placeable().filter(here).collect();
+        let found = device_work(graph, &nodes, route.batch);
+        let sound = match found.unknown {
+            0 => *stated == found,
+            n => stated.unknown <= n && stated.flops >= found.flops && stated.moved >= found.moved,
+        };
+        if sound {
+            continue;
+        }
+        let text = |w: &DeviceWork| {
+            let known = |n: Option<u64>| n.map_or("?".to_owned(), |n| n.to_string());
+            let (flops, moved) = (known(w.flops.map(|f| f.0)), known(w.moved.map(|b| b.0)));
+            format!("{flops} flop, {moved} bytes moved, {} unknown", w.unknown)
+        };
+        let mut values = nodes.iter().flat_map(|n| graph.node(*n).reads().into_iter().chain(graph.node(*n).writes()));
+        let declared = values.any(|t| graph.tensor(t).fact.origin == Origin::Declared);
+        let shapes = if declared { "declared shapes" } else { "shapes" };
+        let least = if found.unknown > 0 { "at least " } else { "" };
+        let message = format!("expected what the {shapes} give, {least}{}, found {}", text(&found), text(stated));
+        let mut at = at.inside(&format!("work on \"{}\"", device.name));
+        match declared {
+            true => at.warning(message),
+            false => at.error(message),
+        }
     }
 }

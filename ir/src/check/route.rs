@@ -25,6 +25,9 @@ pub(super) fn check_route(route: &Route, authored: Option<&AuthoredRoute>, machi
     out.expect(route.memory.len() == machine.devices.len(), || {
         format!("expected memory of {} devices, found {}", machine.devices.len(), route.memory.len())
     });
+    out.expect(route.work.len() == machine.devices.len(), || {
+        format!("expected the work of {} devices, found {}", machine.devices.len(), route.work.len())
+    });
     if route.steps.len() > STEPS_MAX {
         return out.error(format!("expected at most {STEPS_MAX} steps, found {}", route.steps.len()));
     }
@@ -36,6 +39,7 @@ pub(super) fn check_route(route: &Route, authored: Option<&AuthoredRoute>, machi
     values(route, &done_before, out);
     timing(route, out);
     memory(route, machine, out);
+    work(route, machine, out);
 }
 
 fn segments(route: &Route, authored: Option<&AuthoredRoute>, machine: &Machine, out: &mut Collect<'_>) {
@@ -277,6 +281,20 @@ fn memory(route: &Route, machine: &Machine, out: &mut Collect<'_>) {
         let total = used.weights.0.saturating_add(used.peak.0.saturating_mul(u64::from(route.lanes.max(1))));
         at.expect(total <= device.memory.0, || {
             format!("expected at most {}, found {} with all lanes in flight", device.memory, crate::Bytes(total))
+        });
+    }
+}
+
+/// Operators are counted again; their arithmetic is the graph's to say.
+fn work(route: &Route, machine: &Machine, out: &mut Collect<'_>) {
+    for (d, (work, device)) in route.work.iter().zip(&machine.devices).enumerate() {
+        let mut at = out.inside(&format!("work on \"{}\"", device.name));
+        let placed: usize = route.segments.iter().filter(|s| s.device == d).map(|s| s.nodes.len()).sum();
+        at.expect(work.operators == placed as u64, || {
+            format!("expected the {placed} operators of its segments, found {}", work.operators)
+        });
+        at.expect(work.unknown <= work.operators, || {
+            format!("expected unknown work of at most {} operators, found {}", work.operators, work.unknown)
         });
     }
 }

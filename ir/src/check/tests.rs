@@ -7,7 +7,8 @@ use crate::machine::{Engine, Link, Rates};
 use crate::placement::parts_of;
 use crate::plan::*;
 use crate::random::{self, Random};
-use crate::units::{Bytes, Nanos, Time};
+use crate::units::{Bytes, Flops, Nanos, Time};
+use crate::work::device_work;
 
 fn machine() -> Machine {
     let device = |name: &str, kind| Device {
@@ -191,13 +192,16 @@ fn sound(seed: u64) -> (Graph, Plan) {
         lane_names: ["cpu", "gpu0", "cpu>gpu0", "gpu0>cpu"].map(String::from).to_vec(),
         steps: vec![],
         memory: vec![MemoryUse { weights: Bytes(1000), peak: Bytes(1000) }; 2],
+        work: vec![],
         prediction: Prediction::default(),
     };
     let mut draft = Draft { graph: &graph, segment_of, route, here: BTreeMap::new(), names: BTreeMap::new() };
     for (s, (label, nodes)) in formed.iter().enumerate() {
         draft.run(s, *label, s, nodes);
     }
-    let route = draft.finish();
+    let mut route = draft.finish();
+    let placed = |d: usize| -> Vec<NodeId> { graph.node_ids().filter(|n| labels[n.index()] == d).collect() };
+    route.work = (0..2).map(|d| device_work(&graph, &placed(d), 2)).collect();
     let authored = Authored {
         objective: Objective::Latency,
         search: "none".into(),
@@ -274,7 +278,7 @@ fn is_copy(step: &Step) -> bool {
 #[test]
 fn each_fault_of_a_route_is_found() {
     type Fault = (&'static str, fn(&mut Route));
-    let faults: [Fault; 27] = [
+    let faults: [Fault; 30] = [
         ("expected one of 4 lanes", |r| r.steps[0].lane = 9),
         ("expected to wait for earlier steps", |r| r.steps[0].after = vec![0]),
         ("expected one of", |r| first(r, |s| !is_copy(s)).action = Action::Run(99)),
@@ -319,6 +323,9 @@ fn each_fault_of_a_route_is_found() {
         ("with all lanes in flight", |r| r.memory[1].peak = Bytes(1 << 29)),
         ("bytes of weights its segments hold", |r| r.memory[0].weights = Bytes(0)),
         ("expected memory of 2 devices", |r| r.memory.truncate(1)),
+        ("expected the work of 2 devices", |r| r.work.truncate(1)),
+        ("operators of its segments", |r| r.work[0].operators += 1),
+        ("expected unknown work of at most", |r| r.work[0].unknown = 99),
         ("expected each value once", |r| r.tensors[0].name = r.tensors[1].name.clone()),
         ("expected what is authored", |r| r.batch = 1),
         ("expected the device of its part", |r| r.segments[0].device = 1 - r.segments[0].device),
@@ -352,7 +359,7 @@ fn each_fault_against_the_model_is_found() {
     fn tenant(p: &mut Plan) -> &mut Tenant {
         &mut p.authored.applications[0].tenants[0]
     }
-    let faults: [Fault; 14] = [
+    let faults: [Fault; 15] = [
         ("made for another model", |p| p.derived.graphs[0].fingerprint = crate::Fingerprint::of(b"other")),
         ("expected its model, found none", |p| p.derived.graphs[0].tenant = "u".into()),
         ("expected a node of the model", |p| route(p).segments[0].nodes[0] = "nothing".into()),
@@ -373,6 +380,7 @@ fn each_fault_against_the_model_is_found() {
         }),
         ("no topological order", |p| route(p).segments.swap(0, 1)),
         ("bytes for", |p| route(p).tensors[0].bytes = Bytes(1)),
+        ("expected what the shapes give", |p| route(p).work[0].flops = Some(Flops(7))),
         ("expected a device that runs Relu", |_| {}),
         ("as authored", |p| tenant(p).routes[0].parts.swap(0, 1)),
         ("dimensions of \"x\"", |p| drop(tenant(p).shapes.insert("x".into(), vec![]))),
@@ -394,6 +402,32 @@ fn each_fault_against_the_model_is_found() {
     tenant(&mut plan).pins.push(part);
     let findings = check_plan_against(&plan, &[("t", &graph)]);
     assert!(findings.iter().any(|f| f.message.contains("where it is pinned")), "{findings:#?}");
+}
+
+/// Work is stated as planning saw it. A graph that was not observed says how much it is at least; what the file declares may
+/// be wrong.
+#[test]
+fn work_is_checked_as_far_as_the_graph_knows_it() {
+    let (graph, sound) = rich();
+    let mut more = sound.clone();
+    more.derived.routes[0].work.iter_mut().for_each(|w| w.flops = Some(Flops(1 << 30)));
+    let mut less = sound.clone();
+    less.derived.routes[0].work.iter_mut().for_each(|w| w.flops = None);
+    let found = |graph: &Graph, plan: &Plan| {
+        let findings = check_plan_against(plan, &[("t", graph)]).into_iter();
+        findings.filter(|f| f.component.contains("work on")).map(|f| f.severity).collect::<Vec<_>>()
+    };
+    assert_eq!(found(&graph, &sound), []);
+    assert_eq!(found(&graph, &more), [Severity::Error; 2]);
+    let mut declared = graph.clone();
+    declared.tensors.iter_mut().for_each(|t| t.fact.origin = crate::graph::Origin::Declared);
+    assert_eq!(found(&declared, &more), [Severity::Warning; 2]);
+    // One value of unknown shape: its device may do any more, but not less than is known.
+    let mut unseen = graph.clone();
+    unseen.tensors.last_mut().unwrap().fact.shape = None;
+    assert_eq!(found(&unseen, &sound), []);
+    assert_eq!(found(&unseen, &more), [Severity::Error]);
+    assert_eq!(found(&unseen, &less), [Severity::Error; 2]);
 }
 
 #[test]

@@ -9,9 +9,9 @@ use super::machine::MachineTwin;
 use super::plan::{refer, resolve};
 use super::scalar::{Digest, Element, Ref, Yes};
 use crate::plan::{
-    Action, Derived, MemoryUse, MethodReport, PlannedGraph, Prediction, Route, RouteTensor, Segment, Step,
+    Action, Derived, DeviceWork, MemoryUse, MethodReport, PlannedGraph, Prediction, Route, RouteTensor, Segment, Step,
 };
-use crate::units::{Bytes, Nanos};
+use crate::units::{Bytes, Flops, Nanos};
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a map of fields")]
@@ -69,6 +69,7 @@ struct RouteTwin {
     share_permille: u64,
     prediction: PredictionTwin,
     memory: Vec<MemoryTwin>,
+    work: Vec<WorkTwin>,
     lane_names: Vec<String>,
     inputs: Vec<Ref>,
     outputs: Vec<Ref>,
@@ -95,6 +96,23 @@ struct MemoryTwin {
     device: Ref,
     weight_bytes: u64,
     peak_bytes: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
+struct WorkTwin {
+    device: Ref,
+    operators: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    flops: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    moved_bytes: Option<u64>,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    unknown: u64,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 #[derive(Serialize, Deserialize)]
@@ -236,6 +254,13 @@ fn route_twin(r: &Route, devices: &[&str]) -> RouteTwin {
         weight_bytes: m.weights.0,
         peak_bytes: m.peak.0,
     };
+    let work = |(i, w): (usize, &DeviceWork)| WorkTwin {
+        device: refer(devices, i),
+        operators: w.operators,
+        flops: w.flops.map(|f| f.0),
+        moved_bytes: w.moved.map(|b| b.0),
+        unknown: w.unknown,
+    };
     let tensor = |t: &RouteTensor| TensorTwin {
         name: t.name.clone(),
         dtype: t.dtype.map(Element),
@@ -258,6 +283,7 @@ fn route_twin(r: &Route, devices: &[&str]) -> RouteTwin {
             modelled: r.prediction.modelled,
         },
         memory: r.memory.iter().enumerate().map(memory).collect(),
+        work: r.work.iter().enumerate().map(work).collect(),
         inputs: all(&r.inputs),
         outputs: all(&r.outputs),
         segments: r.segments.iter().map(segment).collect(),
@@ -338,11 +364,14 @@ impl RouteTwin {
         let lanes = Names::new("lane", self.lane_names.iter().map(String::as_str));
         let mut memory = Vec::with_capacity(self.memory.len());
         for (i, m) in self.memory.into_iter().enumerate() {
-            if devices.resolve(m.device).map_err(|f| f.under("device").item("memory", i))? != i {
-                let message = "expected one entry a device in the machine's order, found another device";
-                return Err(Fault::new(message).under("device").item("memory", i));
-            }
+            in_order(m.device, i, devices).map_err(|f| f.under("device").item("memory", i))?;
             memory.push(MemoryUse { weights: Bytes(m.weight_bytes), peak: Bytes(m.peak_bytes) });
+        }
+        let mut work = Vec::with_capacity(self.work.len());
+        for (i, w) in self.work.into_iter().enumerate() {
+            in_order(w.device, i, devices).map_err(|f| f.under("device").item("work", i))?;
+            let (flops, moved) = (w.flops.map(Flops), w.moved_bytes.map(Bytes));
+            work.push(DeviceWork { operators: w.operators, unknown: w.unknown, flops, moved });
         }
         let mut segments = Vec::with_capacity(self.segments.len());
         for (i, s) in self.segments.into_iter().enumerate() {
@@ -365,10 +394,19 @@ impl RouteTwin {
             segments,
             steps,
             memory,
+            work,
             prediction: self.prediction.prediction(),
             tensors,
             lane_names: self.lane_names,
         })
+    }
+}
+
+/// Lists by device hold one entry a device, in the machine's order.
+fn in_order(device: Ref, position: usize, devices: &Names<'_>) -> Result<(), Fault> {
+    match devices.resolve(device)? == position {
+        true => Ok(()),
+        false => Err(Fault::new("expected one entry a device in the machine's order, found another device")),
     }
 }
 

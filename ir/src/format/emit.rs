@@ -14,12 +14,13 @@ const WIDTH: usize = 118;
 const KEY_MAX: usize = 900;
 
 /// Lists whose items are records, each on one line however long.
-const RECORDS: [&str; 15] = [
+const RECORDS: [&str; 16] = [
     "links",
     "tensors",
     "steps",
     "graphs",
     "memory",
+    "work",
     "tried",
     "passes",
     "samples",

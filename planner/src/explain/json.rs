@@ -132,14 +132,12 @@ impl Explanation {
 
     fn devices_json(&self) -> Json {
         list(&self.devices, |d| {
-            Json::Object(vec![
-                ("name", text(&d.device)),
-                ("operators", number(d.operators as u64)),
-                ("flops", number(d.flops.0)),
-                ("traffic_bytes", number(d.traffic.0)),
-                ("weight_bytes", number(d.weights.0)),
-                ("busy_ns", number(d.busy.0)),
-            ])
+            let mut fields = vec![("name", text(&d.device)), ("operators", number(d.work.operators))];
+            fields.extend(d.work.flops.map(|f| ("flops", number(f.0))));
+            fields.extend(d.work.moved.map(|b| ("moved_bytes", number(b.0))));
+            fields.push(("unknown_operators", number(d.work.unknown)));
+            fields.extend([("weight_bytes", number(d.weights.0)), ("busy_ns", number(d.busy.0))]);
+            Json::Object(fields)
         })
     }
 

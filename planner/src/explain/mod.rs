@@ -14,10 +14,9 @@ pub use text::summary;
 use std::collections::BTreeMap;
 
 use tandem_ir::graph::{Graph, NodeId};
-use tandem_ir::plan::{MethodReport, Objective, Plan};
+use tandem_ir::plan::{DeviceWork, MethodReport, Objective, Plan};
 use tandem_ir::profile::Profile;
-use tandem_ir::units::{Bytes, Flops, Nanos, Time};
-use tandem_ir::work::node_work;
+use tandem_ir::units::{Bytes, Nanos, Time};
 
 use crate::build::Workbench;
 use crate::error::PlanError;
@@ -30,12 +29,8 @@ use crate::timeline::{self, Work};
 pub struct DeviceShare {
     /// Name of the device.
     pub device: String,
-    /// Operators on it.
-    pub operators: usize,
-    /// Their arithmetic, where shapes are known.
-    pub flops: Flops,
-    /// Bytes they move, where shapes are known.
-    pub traffic: Bytes,
+    /// What its operators do.
+    pub work: DeviceWork,
     /// Constants they hold.
     pub weights: Bytes,
     /// Its lane's busy time a batch.
@@ -191,7 +186,7 @@ pub fn explain(
         objective,
         prediction: derived.map(|r| r.prediction.clone()).unwrap_or_default(),
         bottleneck: (busiest, bottleneck),
-        devices: shares(graph, &route),
+        devices: shares(graph, &route, derived.map_or(&[][..], |r| &r.work)),
         segments: segment_views(graph, &route),
         boundaries: boundaries(graph, &route, objective),
         steps: step_views(graph, &route),
@@ -207,21 +202,18 @@ fn nodes_of(route: &Understood<'_>, segment: usize) -> Vec<NodeId> {
     nodes
 }
 
-fn shares(graph: &Graph, route: &Understood<'_>) -> Vec<DeviceShare> {
+fn shares(graph: &Graph, route: &Understood<'_>, work: &[DeviceWork]) -> Vec<DeviceShare> {
     let problem = &route.problem;
     let mut shares: Vec<DeviceShare> = vec![];
     for (d, device) in problem.devices.iter().enumerate() {
         let mine = (0..route.segments.len()).filter(|s| usize::from(route.segments.device[*s]) == d);
         let nodes: Vec<NodeId> = mine.flat_map(|s| nodes_of(route, s)).collect();
-        let works = nodes.iter().filter_map(|n| node_work(graph, *n, problem.batch));
-        let mut share = DeviceShare { device: device.name.clone(), operators: nodes.len(), ..DeviceShare::default() };
-        for work in works {
-            share.flops += work.flops;
-            share.traffic += work.traffic();
-        }
-        share.weights = Bytes(crate::emit::weight_bytes(graph, &nodes));
-        share.busy = route.timeline.busy[d];
-        shares.push(share);
+        shares.push(DeviceShare {
+            device: device.name.clone(),
+            work: work.get(d).cloned().unwrap_or_default(),
+            weights: Bytes(crate::emit::weight_bytes(graph, &nodes)),
+            busy: route.timeline.busy[d],
+        });
     }
     shares
 }

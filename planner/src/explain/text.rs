@@ -5,8 +5,7 @@ use std::fmt::Write as _;
 
 use tandem_ir::graph::Graph;
 use tandem_ir::plan::{Action, Objective, Plan, Route};
-use tandem_ir::units::{Bytes, Flops, Nanos};
-use tandem_ir::work::node_work;
+use tandem_ir::units::{Bytes, Nanos};
 
 use super::{Alternative, Boundary, DeviceShare, Explanation, Moved, SegmentView};
 
@@ -94,11 +93,9 @@ impl Explanation {
     pub fn text(&self) -> String {
         let mut out = self.head().join("\n") + "\n\ndevices\n";
         for d in &self.devices {
-            let DeviceShare { device, operators, flops, traffic, weights, busy } = d;
-            let _ = writeln!(
-                out,
-                "  {device}: {operators} operators, {flops}, {traffic} moved, {weights} of weights, busy {busy}"
-            );
+            let DeviceShare { device, work, weights, busy } = d;
+            let operators = work.operators;
+            let _ = writeln!(out, "  {device}: {operators} operators, {work}, {weights} of weights, busy {busy}");
         }
         out.push_str("\nsegments\n");
         for (i, s) in self.segments.iter().enumerate() {
@@ -158,7 +155,7 @@ impl Explanation {
             let _ = writeln!(
                 out,
                 "{stem}{}: {} operators, {}, busy {}",
-                device.device, device.operators, device.flops, device.busy
+                device.device, device.work.operators, device.work, device.busy
             );
             let mine: Vec<usize> =
                 (0..self.segments.len()).filter(|s| self.segments[*s].device == device.device).collect();
@@ -187,7 +184,7 @@ pub fn summary(plan: &Plan, graph: &Graph, batch: Option<u64>) -> String {
     let Some((position, route)) = routes.max_by_key(|(i, r)| (r.share_permille, std::cmp::Reverse(*i))) else {
         return String::new();
     };
-    let mut out = placed(plan, graph, route) + "\n";
+    let mut out = placed(plan, route) + "\n";
     let copies: Vec<Bytes> = route
         .steps
         .iter()
@@ -220,31 +217,11 @@ fn counted(n: usize, one: &str, many: &str) -> String {
     format!("{n} {}", if n == 1 { one } else { many })
 }
 
-/// Operators, arithmetic and traffic by device. Where shapes were not observed the work is not known, and no zero is shown.
-fn placed(plan: &Plan, graph: &Graph, route: &Route) -> String {
-    let index = graph.node_index();
-    let mut shares: BTreeMap<usize, (usize, Flops, Bytes, usize)> = BTreeMap::new();
-    for segment in &route.segments {
-        let share = shares.entry(segment.device).or_default();
-        for node in segment.nodes.iter().filter_map(|n| index.get(n)) {
-            share.0 += 1;
-            match node_work(graph, *node, route.batch) {
-                Some(work) => (share.1, share.2) = (share.1 + work.flops, share.2 + work.traffic()),
-                None => share.3 += 1,
-            }
-        }
-    }
-    let total: usize = shares.values().map(|s| s.0).sum();
-    let device = |d: usize| plan.derived.machine.devices.get(d).map_or("?", |d| d.name.as_str());
-    let each = shares.iter().map(|(d, (n, f, b, unknown))| {
-        let work = match unknown {
-            0 => format!(" ({f}, {b} moved)"),
-            _ if *b == Bytes(0) => String::new(),
-            _ => format!(" ({f}, {b} moved; {unknown} of unknown size)"),
-        };
-        format!("{n} on {}{work}", device(*d))
-    });
-    let each: Vec<String> = each.collect();
+/// Operators, arithmetic and traffic by device, those that have nothing to do left out.
+fn placed(plan: &Plan, route: &Route) -> String {
+    let total: u64 = route.work.iter().map(|w| w.operators).sum();
+    let used = plan.derived.machine.devices.iter().zip(&route.work).filter(|(_, w)| w.operators > 0);
+    let each: Vec<String> = used.map(|(d, w)| format!("{} on {} ({w})", w.operators, d.name)).collect();
     format!("{} at batch {}: {total} operators: {}", route.tenant, route.batch, each.join(", "))
 }
 

@@ -254,6 +254,11 @@ fn a_boundary_inside_a_fusion_shares_its_cost() {
     assert!(svg.starts_with("<svg") && svg.ends_with("</svg>\n") && svg.matches("<rect").count() >= 6);
     let summary = explain::summary(&plan, &graph, None);
     assert!(summary.contains("1 on cpu") && summary.contains("3 on gpu0"), "{summary}");
+    // The work stands in the plan: who reads it needs no shapes, and sees no zero.
+    let mut unseen = graph.clone();
+    unseen.tensors.iter_mut().for_each(|t| t.fact.shape = None);
+    assert_eq!(explain::summary(&plan, &unseen, None), summary);
+    assert!(summary.contains("1 on cpu (0.06 Gflop, "), "{summary}");
 }
 
 #[test]
@@ -275,5 +280,6 @@ fn an_unsupported_operator_is_pinned_with_its_reason() {
     let cpu = plan::plan(&plan::PlanInput { search: crate::search::Method::CpuOnly, ..input }).expect("feasible").0;
     let changes = crate::diff::diff(&plan, &cpu);
     assert!(changes.iter().any(|c| c.contains("3 operators move from gpu0 to cpu")), "{changes:#?}");
+    assert!(changes.iter().any(|c| c.contains("work on gpu0 3 operators, ")), "{changes:#?}");
     assert_eq!(crate::diff::diff(&plan, &plan), Vec::<String>::new());
 }

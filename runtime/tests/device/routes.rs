@@ -131,6 +131,7 @@ fn empty(machine: &Machine) -> Route {
         lane_names: vec![],
         steps: vec![],
         memory: vec![MemoryUse::default(); machine.devices.len()],
+        work: vec![],
         prediction: Prediction::default(),
     }
 }

@@ -44,6 +44,7 @@ pub fn route(lanes: usize, tensors: Vec<RouteTensor>, segments: Vec<Segment>, st
         lane_names: (0..lanes).map(|l| format!("lane{l}")).collect(),
         steps,
         memory: vec![MemoryUse::default(); 2],
+        work: vec![],
         prediction: Prediction::default(),
     }
 }
