@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use tandem_ir::batch::{self, BatchProposal, Binding};
 use tandem_ir::check::Severity;
-use tandem_ir::plan::{Authored, BoundDim};
+use tandem_ir::plan::{Authored, BoundDim, PlannedGraph};
 use tandem_onnx::import::{self, Model};
 use tandem_onnx::value::{TensorValue, Value};
 
@@ -38,10 +38,12 @@ pub fn open(context: &Context, reference: &str, base: Option<&Path>) -> Result<M
     Ok(model)
 }
 
-/// A plan's models by tenant, bound as the plan says: paths are relative to the plan file unless overridden.
+/// A plan's models by tenant, bound as the plan says: paths are relative to the plan file unless overridden. A model that is
+/// not the one among `planned` stays unbound: the plan's shapes are another's, and it is the check's to say so.
 pub fn plan_models(
     context: &Context,
     authored: &Authored,
+    planned: &[PlannedGraph],
     plan: &Path,
     overrides: &[String],
 ) -> Result<Vec<(String, Model)>> {
@@ -54,7 +56,10 @@ pub fn plan_models(
             None => open(context, &tenant.model, Some(base))
                 .with_context(|| format!("tenant \"{0}\" (--model {0}=PATH names another place)", tenant.name))?,
         };
-        apply(&mut model, &tenant.shapes).with_context(|| format!("tenant \"{}\"", tenant.name))?;
+        let foreign = planned.iter().any(|p| p.tenant == tenant.name && p.fingerprint != model.graph.fingerprint);
+        if !foreign {
+            apply(&mut model, &tenant.shapes).with_context(|| format!("tenant \"{}\"", tenant.name))?;
+        }
         models.push((tenant.name.clone(), model));
     }
     if let Some(name) = overrides.keys().next() {

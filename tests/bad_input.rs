@@ -76,7 +76,10 @@ fn shapes_and_inputs_that_do_not_fit_are_named() {
     place.tandem(&format!("{plan} --shape input=Nx3x64x64 --shape input=1")).refused(&["\"input\" is bound twice"]);
     place.tandem(&format!("{plan} --sample nothing.npz")).refused(&["nothing.npz"]);
     // An axis that the first convolution cannot take: the engine's words, with the node they are about.
-    place.tandem(&format!("{plan} --shape input=1x4x64x64")).refused(&["tiny-resnet", "Conv"]);
+    let wrong = "Impossible to unify Val(4) with Val(3)";
+    let said = place.tandem(&format!("{plan} --shape input=1x4x64x64"));
+    let said = said.refused(&["tiny-resnet: no engine here runs it", "Conv \"/conv1/Conv_output_0\"", wrong]);
+    assert_eq!(said.stderr.matches(wrong).count(), 1, "an engine's words stand there once: {}", said.stderr);
     let array = |dims: &[u64]| {
         let bytes = vec![0; dims.iter().product::<u64>() as usize * 4];
         tandem_onnx::value::TensorValue::new(tandem_ir::DType::F32, dims.to_vec(), bytes)
@@ -92,8 +95,18 @@ fn shapes_and_inputs_that_do_not_fit_are_named() {
     write("extra.npz", &[("input", &[1, 3, 64, 64]), ("more", &[1])]);
     let run = "run plan.yaml --emulate --batch 1 --input";
     place.tandem(&format!("{run} wrong-name.npz")).refused(&["wrong-name.npz", "expected an array \"input\""]);
-    place.tandem(&format!("{run} wrong-shape.npz")).refused(&["\"input\"", "f32[1x3x64x64]", "f32[1x3x64x63]"]);
-    place.tandem(&format!("{run} wrong-batch.npz")).refused(&["\"input\"", "f32[1x3x64x64]", "f32[2x3x64x64]"]);
+    place.tandem(&format!("{run} wrong-shape.npz")).refused(&[
+        "wrong-shape.npz",
+        "\"input\"",
+        "f32[1x3x64x64]",
+        "f32[1x3x64x63]",
+    ]);
+    place.tandem(&format!("{run} wrong-batch.npz")).refused(&[
+        "wrong-batch.npz",
+        "\"input\"",
+        "f32[1x3x64x64]",
+        "f32[2x3x64x64]",
+    ]);
     place.tandem(&format!("{run} extra.npz")).refused(&["extra.npz", "\"more\" is no input"]);
     place.tandem(&format!("{run} machines")).refused(&["input_0.pb"]);
     place.tandem(&format!("{run} nowhere.npz")).refused(&["nowhere.npz"]);
@@ -155,8 +168,29 @@ fn an_inconsistent_plan_says_how_to_mend_it() {
     let edited = plan.replacen("share_permille: 1000", "share_permille: 999", 1);
     assert_ne!(plan, edited);
     place.write("plan.yaml", edited);
-    let mend = "--search none";
+    let mend = "`tandem plan --from plan.yaml --search none -o plan.yaml`";
     place.tandem("run plan.yaml --emulate").refused(&["plan.yaml", "authored", mend]);
     let checked = place.tandem("check plan.yaml").code(1);
     assert!(checked.stdout.contains(mend), "{}", checked.stdout);
+    place.write("plan.yaml", plan.split("derived:").next().expect("an authored part"));
+    place.tandem("run plan.yaml --emulate").refused(&["plan.yaml", "the field `derived`", mend]);
+    // The machine is read even where the rest of the derived part is not understood.
+    place.write("plan.yaml", plan.replacen("operators: ", "operations: ", 1));
+    place.tandem("run plan.yaml --emulate").refused(&["plan.yaml:", "operations", mend]);
+    place.tandem(mend.trim_matches('`').strip_prefix("tandem ").expect("a command")).code(0);
+    place.tandem("check plan.yaml").code(0);
+}
+
+/// A plan's shapes are its model's: of another model it is said first that it is another.
+#[test]
+fn a_foreign_model_is_told_by_its_fingerprint() {
+    let place = Place::new();
+    planned(&place, "tiny-resnet");
+    place.tandem("models build tiny-lstm -o other.onnx").code(0);
+    let other = "--model tiny-resnet=other.onnx";
+    let said = ["tenant \"tiny-resnet\"", "made for another model", "fingerprint"];
+    place.tandem(&format!("run plan.yaml --emulate {other}")).refused(&said);
+    place.tandem(&format!("explain plan.yaml {other}")).refused(&said);
+    let checked = place.tandem(&format!("check plan.yaml {other}")).code(1);
+    assert!(checked.stdout.lines().count() == 1 && checked.stdout.contains(said[1]), "{}", checked.stdout);
 }

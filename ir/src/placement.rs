@@ -13,14 +13,15 @@ const SUGGESTIONS_MAX: usize = 20;
 /// route and usual in pins: the caller's business).
 ///
 /// # Errors
-/// A finding for each name that is no node's, each range that runs backwards and each glob that matches nothing.
-pub fn expand_parts(graph: &Graph, parts: &[Part]) -> Result<Vec<Option<usize>>, Vec<Finding>> {
+/// A finding for each name that is no node's, each range that runs backwards and each glob that matches nothing, at its place
+/// in the list, which is called `field`: `pins[0].nodes[2]`.
+pub fn expand_parts(graph: &Graph, parts: &[Part], field: &str) -> Result<Vec<Option<usize>>, Vec<Finding>> {
     let names = Names::new(graph);
     let mut of: Vec<Option<usize>> = vec![None; graph.nodes.len()];
     let mut findings = vec![];
     for (p, part) in parts.iter().enumerate() {
         for (i, pattern) in part.nodes.iter().enumerate() {
-            let component = || format!("part[{p}] \"{}\": nodes[{i}]", part.device);
+            let component = || format!("{field}[{p}].nodes[{i}]");
             match names.matches(pattern, findings.len() < SUGGESTIONS_MAX) {
                 Ok(nodes) => nodes.for_each(|n| {
                     if !graph.nodes[n].folded && of[n].is_none() {
@@ -83,14 +84,14 @@ impl<'g> Names<'g> {
             NodePattern::One(name) => find(name).map(|i| Box::new(std::iter::once(i)) as Box<_>),
             NodePattern::Range(first, last) => match (find(first)?, find(last)?) {
                 (a, b) if a <= b => Ok(Box::new(a..=b)),
-                _ => Err(format!(
-                    "expected a range in the graph's order, found \"{first}\" after \"{last}\": write \"{last} .. {first}\""
-                )),
+                _ => {
+                    Err(format!("\"{first}\" comes after \"{last}\" in the graph's order: write \"{last} .. {first}\""))
+                }
             },
             NodePattern::Glob(glob) => {
                 let found: Vec<usize> = (0..self.list.len()).filter(|i| glob_matches(glob, &self.list[*i])).collect();
                 match found.is_empty() {
-                    true => Err(format!("expected a pattern that matches nodes, found \"{glob}\", which matches none")),
+                    true => Err(format!("the pattern \"{glob}\" matches no node")),
                     false => Ok(Box::new(found.into_iter())),
                 }
             }
@@ -98,9 +99,9 @@ impl<'g> Names<'g> {
     }
 
     fn unknown(&self, name: &str, suggest: bool) -> String {
-        let mut text = format!("expected a node (named by its first output), found \"{name}\"");
+        let mut text = format!("the model has no node \"{name}\" (a node is called by its first output)");
         if let Some(better) = suggest.then(|| self.suggestion(name)).flatten() {
-            text.push_str(&format!(": did you mean \"{better}\"?"));
+            text.push_str(&format!("; did you mean \"{better}\"?"));
         }
         text
     }
@@ -179,7 +180,7 @@ mod tests {
             let holes = r.chance(30);
             let of: Vec<Option<usize>> = (0..n).map(|_| (!holes || r.chance(80)).then(|| r.below(parts))).collect();
             let written = parts_of(&graph, &of, &devices);
-            assert_eq!(expand_parts(&graph, &written), Ok(of), "seed {seed}: {written:?}");
+            assert_eq!(expand_parts(&graph, &written, "parts"), Ok(of), "seed {seed}: {written:?}");
         }
     }
 
@@ -192,13 +193,18 @@ mod tests {
             part(vec![one("t1"), one("tt1x"), NodePattern::Range("t9".into(), "t2".into())]),
             part(vec![NodePattern::Glob("conv*".into()), one("nothing like it"), NodePattern::Rest]),
         ];
-        let findings = expand_parts(&graph, &parts).unwrap_err();
+        let findings = expand_parts(&graph, &parts, "pins").unwrap_err();
         let texts: Vec<String> = findings.iter().map(|f| f.to_string()).collect();
         assert_eq!(texts.len(), 4, "{texts:#?}");
-        assert!(texts[0].contains("part[0] \"cpu\": nodes[1]") && texts[0].contains("\"tt1x\""), "{}", texts[0]);
-        assert!(texts[1].contains("t2 .. t9"), "{}", texts[1]);
+        let unknown = "the model has no node \"tt1x\" (a node is called by its first output)";
+        assert_eq!(texts[0], format!("error: pins[0].nodes[1]: {unknown}"));
+        assert_eq!(
+            texts[1],
+            "error: pins[0].nodes[2]: \"t9\" comes after \"t2\" in the graph's order: write \"t2 .. t9\""
+        );
+        assert_eq!(texts[2], "error: pins[1].nodes[0]: the pattern \"conv*\" matches no node");
         assert!(!texts[3].contains("did you mean"), "{}", texts[3]);
-        let typo = expand_parts(&graph, &[part(vec![one("t1O"), one("x1")])]).unwrap_err();
+        let typo = expand_parts(&graph, &[part(vec![one("t1O"), one("x1")])], "pins").unwrap_err();
         assert!(typo[1].message.contains("did you mean \"t1\"?"), "{typo:?}");
     }
 }

@@ -292,7 +292,7 @@ fn allowed(
             reasons.entry((reason, mask & all)).or_default().push(id);
         }
     };
-    let authored = tandem_ir::placement::expand_parts(graph, pins).map_err(PlanError::Pins)?;
+    let authored = tandem_ir::placement::expand_parts(graph, pins, "pins").map_err(PlanError::Pins)?;
     for id in graph.placeable() {
         for (d, device) in machine.devices.iter().enumerate() {
             if let Some(op) = unsupported(graph, id, &device.unsupported) {

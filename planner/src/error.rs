@@ -51,7 +51,7 @@ pub enum PlanError {
     NoInterference { device: String, lanes: u32, threads: u32 },
     #[error("node \"{node}\" and {operators} operators placed with it can run on no device: {reasons}")]
     Unrunnable { node: String, operators: usize, reasons: String },
-    #[error("pins: {}", listed(.0))]
+    #[error("{}", listed(.0))]
     Pins(Vec<Finding>),
     #[error("route {route}: {}", listed(.findings))]
     Parts { route: usize, findings: Vec<Finding> },
@@ -81,8 +81,9 @@ pub enum PlanError {
     NoDevices,
 }
 
+/// All of them are errors, and the whole says so.
 fn listed(findings: &[Finding]) -> String {
-    findings.iter().map(Finding::to_string).collect::<Vec<_>>().join("\n  ")
+    findings.iter().map(|f| format!("{}: {}", f.component, f.message)).collect::<Vec<_>>().join("\n  ")
 }
 
 fn at(batch: &Option<u64>) -> String {

@@ -502,7 +502,7 @@ fn derive(
 
 /// The part of every node; folded ones get part 0, which nobody reads.
 fn labels(graph: &Graph, route: &AuthoredRoute, position: usize) -> Result<Vec<usize>, PlanError> {
-    let expanded = placement::expand_parts(graph, &route.parts)
+    let expanded = placement::expand_parts(graph, &route.parts, "parts")
         .map_err(|findings| PlanError::Parts { route: position, findings })?;
     let mut labels = vec![0; graph.nodes.len()];
     for id in graph.placeable() {

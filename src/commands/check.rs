@@ -13,9 +13,9 @@ use crate::prepare;
 pub fn run(context: &Context, args: &CheckArgs) -> Result<()> {
     let file = args.plan.display().to_string();
     let plan = tandem_ir::format::plan::from_yaml(&read_document(&args.plan)?, &file)?;
-    let mut findings = check::check_plan(&plan);
+    let mut findings = check::check_plan(&plan, &file);
     if !args.no_models {
-        let models = prepare::plan_models(context, &plan.authored, &args.plan, &args.overrides)?;
+        let models = prepare::plan_models(context, &plan.authored, &plan.derived.graphs, &args.plan, &args.overrides)?;
         let graphs: Vec<(&str, &tandem_ir::Graph)> =
             models.iter().map(|(name, model)| (name.as_str(), &model.graph)).collect();
         findings.extend(check::check_plan_against(&plan, &graphs));

@@ -16,7 +16,7 @@ use crate::prepare;
 /// what the cache holds (or this machine measures now), or the described machine's rates.
 pub fn run(context: &Context, args: &ExplainArgs) -> Result<()> {
     let plan = load_plan(&args.plan)?;
-    let mut models = prepare::plan_models(context, &plan.authored, &args.plan, &args.overrides)?;
+    let mut models = prepare::plan_models(context, &plan.authored, &plan.derived.graphs, &args.plan, &args.overrides)?;
     let graphs: Vec<(&str, &Graph)> = models.iter().map(|(n, m)| (n.as_str(), &m.graph)).collect();
     refuse(&args.plan.display().to_string(), tandem_ir::check::check_plan_against(&plan, &graphs))?;
     let route = choose(&plan, args.batch)?;

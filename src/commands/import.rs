@@ -99,7 +99,7 @@ pub fn run(context: &Context, args: &ImportArgs) -> Result<()> {
     match prepare::bind(&mut model, &args.model, &args.bind) {
         Ok((_, more)) if !args.no_observe => {
             notes.extend(more);
-            notes.extend(commands::profile::observe(context, &mut model, &args.bind)?);
+            notes.extend(commands::profile::observe(context, &mut model, &args.bind)?.notes);
         }
         Ok((_, more)) => notes.extend(more),
         // A model with free dimensions can be looked at; what stays unknown is shown as such.

@@ -30,9 +30,10 @@ pub fn run(context: &Context, args: &PlanArgs) -> Result<()> {
         }
     };
     let pairs: Vec<(&str, &Graph)> = graphs.iter().map(|(n, g)| (n.as_str(), g)).collect();
-    let mut findings = check::check_plan(&plan);
+    let made = "the plan just made";
+    let mut findings = check::check_plan(&plan, made);
     findings.extend(check::check_plan_against(&plan, &pairs));
-    report("the plan just made", findings)?;
+    report(made, findings)?;
     write_out(args.output.as_deref(), &format::plan::to_yaml(&plan))?;
     for (_, graph) in &graphs {
         context.say(&tandem_planner::explain::summary(&plan, graph, None));
@@ -141,13 +142,11 @@ fn again(context: &Context, args: &PlanArgs, from: &Path, wish: &Asked) -> Resul
     let file = from.display().to_string();
     let text = read_document(from)?;
     let mut authored = format::plan::authored_from_yaml(&text, &file)?;
-    // The whole file, where its derived part still reads: for the machine it was made for.
-    let old = format::plan::from_yaml(&text, &file).ok();
-    let machine = match (&old, args.machine.as_str()) {
-        (Some(plan), "auto") => plan.derived.machine.clone(),
+    let machine = match (format::plan::machine_from_yaml(&text, &file), args.machine.as_str()) {
+        (Some(planned), "auto") => planned,
         (_, choice) => context.machine(choice)?,
     };
-    let mut models = prepare::plan_models(context, &authored, from, &args.overrides)?;
+    let mut models = prepare::plan_models(context, &authored, &[], from, &args.overrides)?;
     if let Some(slo) = wish.slo {
         authored.applications.iter_mut().for_each(|a| a.slo = Some(slo));
     }
@@ -165,7 +164,8 @@ fn again(context: &Context, args: &PlanArgs, from: &Path, wish: &Asked) -> Resul
     batches.sort_unstable();
     batches.dedup();
     let gathered = costs(context, args, &machine, name, model, batches)?;
-    let reports = old.map(|p| p.derived.reports).unwrap_or_default();
+    // What the search once did is told again, where the derived part still reads.
+    let reports = format::plan::from_yaml(&text, &file).map(|p| p.derived.reports).unwrap_or_default();
     rebuilt(authored, &machine, &gathered, &reports, models)
 }
 

@@ -1,15 +1,16 @@
 //! `tandem profile`, and the measuring that `plan` does on its own: observed facts, proofs of batching, costs.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use tandem_ir::batch::Binding;
 use tandem_ir::plan::Batching;
 use tandem_ir::{Device, DeviceKind, Fingerprint, Machine, Profile, format};
 use tandem_onnx::import::Model;
 use tandem_onnx::value::Value;
 use tandem_runtime::engine::Engine;
-use tandem_runtime::profiler::{self, ProfileOptions, ProfileRequest, Progress, facts, proof};
+use tandem_runtime::profiler::{self, ProfileError, ProfileOptions, ProfileRequest, Progress, facts, proof};
 
 use crate::cli::{BindArgs, ProfileArgs};
 use crate::commands::plan::profile_fingerprint;
@@ -83,8 +84,16 @@ pub fn run(context: &Context, args: &ProfileArgs) -> Result<()> {
     Ok(())
 }
 
-/// Observes shapes of a bound model on the engines at hand; returns what people should know.
-pub fn observe(context: &Context, model: &mut Model, bind: &BindArgs) -> Result<Vec<String>> {
+/// What observing a model gave beside its shapes.
+pub struct Observed {
+    /// What people should know.
+    pub notes: Vec<String>,
+    /// Whether an engine here ran it; else the notes hold each one's words.
+    pub ran: bool,
+}
+
+/// Observes shapes of a bound model on the engines at hand.
+pub fn observe(context: &Context, model: &mut Model, bind: &BindArgs) -> Result<Observed> {
     let binding: Binding = bound(model);
     let sample: Option<Vec<Value>> = bind.sample.as_ref().map(|p| commands::run::read_inputs(p, model)).transpose()?;
     let engines: Vec<&dyn Engine> = context.engines()?.iter().map(Arc::as_ref).collect();
@@ -94,7 +103,7 @@ pub fn observe(context: &Context, model: &mut Model, bind: &BindArgs) -> Result<
         Err(findings) => bail!("{}", findings.iter().map(|f| f.to_string()).collect::<Vec<_>>().join("\n")),
     };
     model.graph = resolved.graph;
-    Ok(resolved.notes)
+    Ok(Observed { notes: resolved.notes, ran: resolved.engine.is_some() })
 }
 
 /// The binding that a bound graph carries in its inputs' facts.
@@ -122,23 +131,41 @@ pub fn gather(
 ) -> Result<Gathered> {
     let bar = context.bar("observing");
     bar.set_length(models.len() as u64);
+    let mut refusals: Vec<(&str, Vec<String>)> = vec![];
     for (name, model) in models.iter_mut() {
         bar.set_message((*name).to_owned());
-        for note in observe(context, model, wish.bind)? {
-            bar.suspend(|| context.say(&format!("note: {name}: {note}")));
+        let Observed { notes, ran } = observe(context, model, wish.bind)?;
+        match ran {
+            true => notes.iter().for_each(|note| bar.suspend(|| context.say(&format!("note: {name}: {note}")))),
+            false => refusals.push((*name, notes)),
         }
         bar.inc(1);
     }
     bar.finish_and_clear();
     let here = context.this_machine()?;
     let host = same_processor(&machine.devices[0], &here.devices[0]);
-    let profile = match given {
-        Some(profile) => Some(profile),
-        None if host => Some(measure(context, machine, models, wish)?),
-        None => None,
+    let measured = match given {
+        Some(profile) => Ok(Some(profile)),
+        None if host => measure(context, machine, models, wish).map(Some),
+        None => Ok(None),
     };
+    let profile = measured.map_err(|error| refused(error, &refusals))?;
+    for (name, notes) in &refusals {
+        notes.iter().for_each(|note| context.say(&format!("note: {name}: {note}")));
+    }
     let batching = models.iter().map(|(_, m)| batching(context, m, profile.as_ref(), wish)).collect::<Result<_>>()?;
     Ok(Gathered { fingerprint: profile_fingerprint(profile.as_ref()), profile, batching })
+}
+
+/// Observing tells in the model's own words what engines refuse; measuring would only say it again.
+fn refused(error: anyhow::Error, refusals: &[(&str, Vec<String>)]) -> anyhow::Error {
+    let Some(ProfileError::Model { model, error: cause }) = error.downcast_ref() else { return error };
+    let words =
+        refusals.iter().find(|(name, _)| name == model).filter(|_| matches!(**cause, ProfileError::NoEngine(_)));
+    match words {
+        Some((_, words)) => anyhow!("{model}: no engine here runs it\n  {}", words.join("\n  ")),
+        None => error,
+    }
 }
 
 /// Whether a machine's host is the processor this runs on: what is measured here then holds there.
@@ -162,17 +189,23 @@ fn measure(context: &Context, machine: &Machine, models: &[(&str, &mut Model)], 
         models.iter().map(|(name, model)| ProfileRequest { name, model, insist: wish.insist }).collect();
     let engines: Vec<&dyn Engine> = context.engines()?.iter().map(Arc::as_ref).collect();
     let bar = context.bar("profiling");
+    // Engines that refuse a model are only told of where another runs it: else they are the error.
+    let notes = RefCell::new(vec![]);
     let progress = |event: Progress<'_>| match event {
         Progress::Step { done, total, what } => {
             bar.set_length(total as u64);
             bar.set_position(done as u64);
             bar.set_message(what.to_owned());
         }
-        Progress::Note(text) => bar.suspend(|| context.say(&format!("note: {text}"))),
+        Progress::Note(text) => notes.borrow_mut().push(text.to_owned()),
     };
     let profile = profiler::profile(&requests, &engines, machine, &options, Some(&context.samples_dir()), &progress);
     bar.finish_and_clear();
-    Ok(profile?)
+    let profile = profile?;
+    let mut notes = notes.into_inner();
+    notes.dedup();
+    notes.iter().for_each(|text| context.say(&format!("note: {text}")));
+    Ok(profile)
 }
 
 /// How a model's batches are known to be sound. For a described machine the proof is made on an engine that is here: it is

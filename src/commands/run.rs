@@ -15,7 +15,7 @@ use tandem_onnx::import::Model;
 use tandem_onnx::pb;
 use tandem_onnx::value::{TensorValue, Value};
 use tandem_runtime::compare::{Comparison, compare};
-use tandem_runtime::driver::{RouteRunner, RunOutput, RunnerOptions};
+use tandem_runtime::driver::{RouteRunner, RunError, RunOutput, RunnerOptions};
 use tandem_runtime::engine::SessionOptions;
 use tandem_runtime::{npy, npz, sample};
 
@@ -29,7 +29,7 @@ use crate::{cli::Format, prepare};
 pub fn load_plan(path: &Path) -> Result<Plan> {
     let file = path.display().to_string();
     let plan = tandem_ir::format::plan::from_yaml(&read_document(path)?, &file)?;
-    refuse(&file, check::check_plan(&plan))?;
+    refuse(&file, check::check_plan(&plan, &file))?;
     Ok(plan)
 }
 
@@ -57,7 +57,7 @@ pub fn choose(plan: &Plan, batch: Option<u64>) -> Result<&Route> {
 pub fn run(context: &Context, args: &RunArgs) -> Result<()> {
     let plan = load_plan(&args.plan)?;
     let file = args.plan.display().to_string();
-    let mut models = prepare::plan_models(context, &plan.authored, &args.plan, &args.overrides)?;
+    let mut models = prepare::plan_models(context, &plan.authored, &plan.derived.graphs, &args.plan, &args.overrides)?;
     let graphs: Vec<(&str, &Graph)> = models.iter().map(|(n, m)| (n.as_str(), &m.graph)).collect();
     refuse(&file, check::check_plan_against(&plan, &graphs))?;
     let route = choose(&plan, args.batch)?;
@@ -74,7 +74,7 @@ pub fn run(context: &Context, args: &RunArgs) -> Result<()> {
     let engines = context.engines()?;
     let mut runner = RouteRunner::prepare(route, &model, &plan.derived.machine, engines, &options)?;
     // Once unmeasured: the first run pays for allocations, and for what engines put off until they know the sizes.
-    runner.run(inputs.clone())?;
+    runner.run(inputs.clone()).map_err(|error| of_input(error, &args.input))?;
     let mut outputs = vec![];
     for _ in 0..args.repeat.max(1) {
         outputs.push(runner.run(inputs.clone())?);
@@ -99,6 +99,13 @@ pub fn run(context: &Context, args: &RunArgs) -> Result<()> {
 
 fn names(graph: &Graph, ids: &[tandem_ir::TensorId]) -> Vec<String> {
     ids.iter().map(|t| graph.tensor(*t).name.clone()).collect()
+}
+
+/// An input that does not fit is told with the file it came from.
+fn of_input(error: RunError, choice: &str) -> anyhow::Error {
+    let input = matches!(error, RunError::Input { .. } | RunError::InputCount { .. });
+    let error = anyhow::Error::from(error);
+    if input && choice != "random" { error.context(choice.to_owned()) } else { error }
 }
 
 /// What a run was compared with, in words, and what that gave.

@@ -95,7 +95,10 @@ fn damaged_documents_are_documents_or_errors() {
     let (mut refused, mut found) = (0, 0);
     for seed in 0..250 {
         let parsed: [(&str, Result<Vec<check::Finding>, _>); 3] = [
-            ("plan", format::plan::from_yaml(&damaged_text(&plan, seed), "d.yaml").map(|p| check::check_plan(&p))),
+            (
+                "plan",
+                format::plan::from_yaml(&damaged_text(&plan, seed), "d.yaml").map(|p| check::check_plan(&p, "d.yaml")),
+            ),
             (
                 "machine",
                 format::machine::from_yaml(&damaged_text(&machine, seed), "d.yaml").map(|m| check::check_machine(&m)),

@@ -75,8 +75,8 @@ fn shapes(tenant: &Tenant, graph: &Graph, at: &mut Collect<'_>) {
 }
 
 fn pins(tenant: &Tenant, graph: &Graph, at: &mut Collect<'_>) {
-    for finding in expand_parts(graph, &tenant.pins).err().into_iter().flatten() {
-        at.error(format!("pins: {}: {}", finding.component, finding.message));
+    for finding in expand_parts(graph, &tenant.pins, "pins").err().into_iter().flatten() {
+        at.inside(&finding.component).error(finding.message);
     }
 }
 
@@ -128,10 +128,10 @@ fn placement(route: &Route, graph: &Graph, names: &Names, authored: Option<&Auth
     for id in graph.placeable().filter(|id| names.segment_of[id.index()].is_none()) {
         at.error(format!("expected node \"{}\" in a segment, found it in none", graph.node_name(id)));
     }
-    match authored.map(|a| expand_parts(graph, &a.parts)) {
+    match authored.map(|a| expand_parts(graph, &a.parts, "parts")) {
         None => {}
         Some(Err(findings)) => {
-            findings.into_iter().for_each(|f| at.error(format!("authored: {}: {}", f.component, f.message)));
+            findings.into_iter().for_each(|f| at.inside("authored").inside(&f.component).error(f.message));
         }
         Some(Ok(parts)) => {
             for id in graph.placeable() {
@@ -169,7 +169,7 @@ fn stated(graph: &Graph, id: TensorId, route: &Route, names: &Names) -> Fact {
 }
 
 fn pinned(route: &Route, graph: &Graph, names: &Names, tenant: &Tenant, machine: &Machine, at: &mut Collect<'_>) {
-    let Ok(pins) = expand_parts(graph, &tenant.pins) else { return };
+    let Ok(pins) = expand_parts(graph, &tenant.pins, "pins") else { return };
     for (i, pin) in pins.iter().enumerate() {
         let (Some(pin), Some(s)) = (pin, names.segment_of[i]) else { continue };
         let wanted = &tenant.pins[*pin].device;

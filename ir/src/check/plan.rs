@@ -2,19 +2,20 @@
 
 use super::route::check_route;
 use super::{Collect, Finding, machine_in, repeated};
-use crate::format::plan::authored_digest;
+use crate::format::plan::{authored_digest, rebuild_command};
 use crate::limits::BATCH_MAX;
 use crate::plan::{Application, Authored, AuthoredRoute, Derived, Plan, Route, Tenant};
 
-/// Checks a plan's internal consistency. See [`super::check_plan_against`] for the models.
-pub fn check_plan(plan: &Plan) -> Vec<Finding> {
+/// Checks a plan's internal consistency; `file` is its name in the command that mends it. See [`super::check_plan_against`] for
+/// the models.
+pub fn check_plan(plan: &Plan, file: &str) -> Vec<Finding> {
     let mut findings = vec![];
     let out = &mut Collect::new(&mut findings, "");
     authored(plan, out);
     machine_in(&plan.derived.machine, &mut out.inside("derived.machine"));
     let expected = authored_digest(&plan.authored);
     out.inside("derived.authored").expect(plan.derived.authored == expected, || {
-        "the authored part was edited: rebuild with `tandem plan --from FILE --search none`".into()
+        format!("the authored part was edited: rebuild with `{}`", rebuild_command(file))
     });
     graphs(&plan.authored, &plan.derived, out);
     routes(plan, out);

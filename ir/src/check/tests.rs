@@ -241,7 +241,7 @@ fn sound(seed: u64) -> (Graph, Plan) {
 }
 
 fn all(graph: &Graph, plan: &Plan) -> Vec<Finding> {
-    let mut findings = check_plan(plan);
+    let mut findings = check_plan(plan, "p.yaml");
     findings.extend(check_plan_against(plan, &[("t", graph)]));
     findings
 }
@@ -344,7 +344,9 @@ fn each_fault_of_a_route_is_found() {
             let (_, mut plan) = if seed == 0 { rich() } else { sound(seed) };
             let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| fault(&mut plan.derived.routes[0])));
             caught.is_ok()
-                && check_plan(&plan).iter().any(|f| f.severity == Severity::Error && f.message.contains(expected))
+                && check_plan(&plan, "p.yaml")
+                    .iter()
+                    .any(|f| f.severity == Severity::Error && f.message.contains(expected))
         });
         assert!(shown, "nothing says \"{expected}\"");
     }
@@ -434,10 +436,13 @@ fn work_is_checked_as_far_as_the_graph_knows_it() {
 fn an_edited_plan_says_how_to_rebuild_it() {
     let (_, mut plan) = rich();
     plan.authored.applications[0].slo = Some(Nanos(7));
-    let findings = check_plan(&plan);
+    let findings = check_plan(&plan, "p.yaml");
     assert_eq!(findings.len(), 1);
     let text = findings[0].to_string();
-    assert!(text.starts_with("error: derived.authored: ") && text.contains("tandem plan --from FILE --search none"));
+    assert!(
+        text.starts_with("error: derived.authored: ")
+            && text.contains("`tandem plan --from p.yaml --search none -o p.yaml`")
+    );
 }
 
 #[test]
@@ -446,7 +451,7 @@ fn arbitrary_documents_are_checked_without_panic() {
         let mut r = Random(seed);
         let plan = random::plan(&mut r);
         let graph = random::graph(&mut r, 10);
-        check_plan(&plan);
+        check_plan(&plan, "p.yaml");
         let names: Vec<String> = plan.authored.tenants().map(|t| t.name.clone()).collect();
         let graphs: Vec<(&str, &Graph)> = names.iter().map(|n| (n.as_str(), &graph)).collect();
         check_plan_against(&plan, &graphs);

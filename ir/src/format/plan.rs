@@ -6,9 +6,11 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use super::derived::DerivedTwin;
+use super::machine::MachineTwin;
 use super::scalar::{Axis, Duration, Pattern, Percentile, Ref};
 use super::{Fault, FormatError};
 use crate::fingerprint::Fingerprint;
+use crate::machine::Machine;
 use crate::plan::{Application, Authored, AuthoredRoute, Batching, Objective, Part, Plan, Serving, Tenant};
 
 const KIND: &str = "Plan";
@@ -28,10 +30,20 @@ pub fn to_json(plan: &Plan) -> String {
 /// # Errors
 /// Where the text is no plan of a version we know, or names a device, lane, value or tenant that it does not define.
 pub fn from_yaml(text: &str, file: &str) -> Result<Plan, FormatError> {
+    whole_from_yaml(text, file).map_err(|mut error| {
+        // What follows can be derived again, whatever is wrong with it.
+        if error.field.starts_with("derived") {
+            error.message += &format!(": rebuild it with `{}`", rebuild_command(file));
+        }
+        error
+    })
+}
+
+fn whole_from_yaml(text: &str, file: &str) -> Result<Plan, FormatError> {
     let twin: PlanTwin<DerivedTwin> = super::read(text, file, KIND)?;
     let place = |fault| super::place(fault, text, file);
     let derived = twin.derived.ok_or_else(|| {
-        let message = "expected the field `derived`, found none: build it with `tandem plan --from FILE --search none`";
+        let message = format!("expected the field `derived`, found none: build it with `{}`", rebuild_command(file));
         place(Fault::new(message))
     })?;
     let derived = derived.derived().map_err(|f| place(f.under("derived")))?;
@@ -42,6 +54,11 @@ pub fn from_yaml(text: &str, file: &str) -> Result<Plan, FormatError> {
         applications: twin.applications,
     };
     Ok(Plan { authored: authored.authored().map_err(place)?, derived })
+}
+
+/// The command that derives a plan file's derived part again from its authored one: what messages tell people to do.
+pub fn rebuild_command(file: &str) -> String {
+    format!("tandem plan --from {file} --search none -o {file}")
 }
 
 /// Reads only the authored part of a plan file, whose derived part may be missing, stale or broken.
@@ -57,6 +74,18 @@ pub fn authored_from_yaml(text: &str, file: &str) -> Result<Authored, FormatErro
         applications: twin.applications,
     };
     authored.authored().map_err(|fault| super::place(fault, text, file))
+}
+
+/// Reads only the machine of a plan file's derived part, whatever is wrong with the rest of that; `None` where it does not
+/// read.
+pub fn machine_from_yaml(text: &str, file: &str) -> Option<Machine> {
+    let twin: PlanTwin<PlannedMachine> = super::read(text, file, KIND).ok()?;
+    twin.derived?.machine.machine(None).ok()
+}
+
+#[derive(Deserialize)]
+struct PlannedMachine {
+    machine: MachineTwin,
 }
 
 /// The authored part alone, as it stands in the plan file.

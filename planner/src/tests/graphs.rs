@@ -239,7 +239,7 @@ fn a_boundary_inside_a_fusion_shares_its_cost() {
         reports: &[],
     };
     plan.derived = plan::rebuild(&plan.authored, &rebuild).expect("every operator runs everywhere");
-    let findings = tandem_ir::check::check_plan(&plan);
+    let findings = tandem_ir::check::check_plan(&plan, "p.yaml");
     assert!(!tandem_ir::check::has_errors(&findings), "{findings:?}");
     let explained = explain::explain(&plan, &[&graph], None, 0, None).expect("the plan fits the graph");
     assert_eq!(explained.segments.len(), 2);

@@ -46,7 +46,7 @@ fn plans_are_sound_and_are_rebuilt_from_their_authored_part_alone() {
         input.budget = 100;
         input.objective = if seed % 2 == 0 { Objective::Latency } else { Objective::Throughput };
         let (plan, _) = plan::plan(&input).expect("feasible");
-        let mut findings = check_plan(&plan);
+        let mut findings = check_plan(&plan, "p.yaml");
         findings.extend(check_plan_against(&plan, &[("made-up", &graph)]));
         assert!(!has_errors(&findings), "seed {seed}: {findings:#?}");
         assert_eq!(rebuilt(&plan, &input).as_ref(), Ok(&plan.derived), "seed {seed}");
@@ -130,7 +130,7 @@ fn a_hand_edited_placement_is_derived_and_a_wrong_one_refused() {
             Part { device: "cpu".into(), nodes: vec![NodePattern::Rest] },
         ];
         plan.derived = rebuilt(&plan, &input).expect("every placement of these can run");
-        let mut findings = check_plan(&plan);
+        let mut findings = check_plan(&plan, "p.yaml");
         findings.extend(check_plan_against(&plan, &[("made-up", &graph)]));
         assert!(!has_errors(&findings), "{findings:#?}");
     }
@@ -175,5 +175,5 @@ fn a_graph_without_operators_has_a_plan() {
     let machine = testing::machine(2, true);
     let (plan, _) = plan::plan(&testing::input(&graph, &machine)).expect("feasible");
     assert_eq!(plan.derived.routes[0].prediction.makespan, Nanos::ZERO);
-    assert!(!has_errors(&check_plan(&plan)), "{:?}", check_plan(&plan));
+    assert!(!has_errors(&check_plan(&plan, "p.yaml")), "{:?}", check_plan(&plan, "p.yaml"));
 }
