@@ -12,7 +12,7 @@ use tandem_ir::{segment, work};
 use crate::cost::{self, CostModel, GroupCosts, Measured, Roofline, value_bytes};
 use crate::error::PlanError;
 use crate::problem::{Atom, DeviceModel, HOST, Problem, Value};
-use crate::simplify::{PassReport, Simplified, simplify};
+use crate::simplify::{Clash, PassReport, Simplified, simplify};
 
 /// A lane configuration of the host CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,6 +36,8 @@ pub struct Workbench<'a> {
     pub atoms: Vec<Vec<NodeId>>,
     /// What simplification did.
     pub passes: Vec<PassReport>,
+    /// Where it had to join what no device can run together.
+    pub clashes: Vec<Clash>,
     /// Devices that each node may run on, as bits.
     pub allowed: Vec<u32>,
     /// Why nodes may not run everywhere: reason, devices left (as bits), nodes.
@@ -64,9 +66,9 @@ impl<'a> Workbench<'a> {
             }
         }
         let groups: Vec<&[Vec<NodeId>]> = groups.iter().map(Vec::as_slice).collect();
-        let Simplified { atoms, passes } = simplify(graph, &groups, fuse);
         let (allowed, pins) = allowed(graph, machine, pins)?;
-        Ok(Self { graph, machine, profile, atoms, passes, allowed, pins })
+        let Simplified { atoms, passes, clashes } = simplify(graph, &groups, fuse, &allowed);
+        Ok(Self { graph, machine, profile, atoms, passes, clashes, allowed, pins })
     }
 
     /// The same graph in other groups (a hand-edited placement may part an atom): each atom is split where labels differ.
@@ -211,18 +213,29 @@ impl<'a> Workbench<'a> {
         Ok(Box::new(model))
     }
 
+    /// Why a group has no device: what restricts its nodes, and what joined them where that is the fault.
     fn unrunnable(&self, nodes: &[NodeId], config: LaneConfig) -> PlanError {
-        let node = self.graph.node_name(nodes[0]);
-        let mut reasons: Vec<String> = self
-            .pins
-            .iter()
-            .filter(|(_, _, pinned)| pinned.iter().any(|n| nodes.binary_search(n).is_ok()))
-            .map(|(reason, _, _)| reason.clone())
-            .collect();
-        if reasons.is_empty() {
-            reasons.push(format!("the profile has no sample of it at {} threads", config.threads));
+        let mut reasons = vec![];
+        for (reason, _, restricted) in &self.pins {
+            let mine: Vec<NodeId> = restricted.iter().copied().filter(|n| nodes.binary_search(n).is_ok()).collect();
+            if let Some(first) = mine.first() {
+                let more = if mine.len() > 1 { format!(" and {} more", mine.len() - 1) } else { String::new() };
+                reasons.push(format!("\"{}\"{more}: {reason}", self.graph.node_name(*first)));
+            }
         }
-        PlanError::Unrunnable { node, operators: nodes.len(), reasons: reasons.join("; ") }
+        if nodes.iter().fold(u32::MAX, |mask, n| mask & self.allowed[n.index()]) != 0 {
+            reasons.push(format!("the profile has no sample at {} threads", config.threads));
+        }
+        let pinned = reasons.iter().any(|r| r.contains(PINNED));
+        let inside = |n: &NodeId| nodes.binary_search(n).is_ok();
+        let clash = self.clashes.iter().find(|c| inside(&c.nodes.0) && inside(&c.nodes.1));
+        let name = |n: NodeId| self.graph.node_name(n);
+        match clash {
+            Some(Clash { nodes: (a, b), pass, reason }) => {
+                PlanError::Clash { nodes: (name(*a), name(*b)), pass, reason, pinned, reasons }
+            }
+            None => PlanError::Unrunnable { node: name(nodes[0]), operators: nodes.len(), pinned, reasons },
+        }
     }
 
     /// Interference of each device's lanes, in per mille.
@@ -276,6 +289,9 @@ impl<'a> Workbench<'a> {
     }
 }
 
+/// How the reason for a pin begins.
+const PINNED: &str = "the author pins it to ";
+
 /// Devices each node may run on, and why.
 #[allow(clippy::type_complexity)]
 fn allowed(
@@ -302,7 +318,7 @@ fn allowed(
         if let Some(part) = authored[id.index()] {
             let name = &pins[part].device;
             let d = machine.device_index(name).ok_or_else(|| PlanError::UnknownDevice { device: name.clone() })?;
-            restrict(id, 1 << d, format!("the author pins it to {name}"));
+            restrict(id, 1 << d, format!("{PINNED}{name}"));
         }
         // The caller hands such values to, and takes them from, the host.
         let inputs = graph.node(id).reads().into_iter().filter(|t| graph.inputs.contains(t));

@@ -49,8 +49,13 @@ pub enum PlanError {
          bandwidth in the machine, to model it by"
     )]
     NoInterference { device: String, lanes: u32, threads: u32 },
-    #[error("node \"{node}\" and {operators} operators placed with it can run on no device: {reasons}")]
-    Unrunnable { node: String, operators: usize, reasons: String },
+    #[error("node \"{node}\"{} can run on no device\n  {}{}", with(.operators), .reasons.join("\n  "), unpin(.pinned))]
+    Unrunnable { node: String, operators: usize, pinned: bool, reasons: Vec<String> },
+    #[error(
+        "nodes \"{}\" and \"{}\" must run on one device, and there is none for both\n  {pass}: {reason}\n  {}{}",
+        .nodes.0, .nodes.1, .reasons.join("\n  "), unpin(.pinned)
+    )]
+    Clash { nodes: (String, String), pass: &'static str, reason: &'static str, pinned: bool, reasons: Vec<String> },
     #[error("{}", listed(.0))]
     Pins(Vec<Finding>),
     #[error("route {route}: {}", listed(.findings))]
@@ -84,6 +89,14 @@ pub enum PlanError {
 /// All of them are errors, and the whole says so.
 fn listed(findings: &[Finding]) -> String {
     findings.iter().map(|f| format!("{}: {}", f.component, f.message)).collect::<Vec<_>>().join("\n  ")
+}
+
+fn with(operators: &usize) -> String {
+    if *operators > 1 { format!(" and the {} placed with it", operators - 1) } else { String::new() }
+}
+
+fn unpin(pinned: &bool) -> &'static str {
+    if *pinned { "\n  change or remove a pin" } else { "" }
 }
 
 fn at(batch: &Option<u64>) -> String {

@@ -36,6 +36,19 @@ pub struct Simplified {
     pub atoms: Vec<Vec<NodeId>>,
     /// What each pass did.
     pub passes: Vec<PassReport>,
+    /// Where a pass had to join what no device can run together.
+    pub clashes: Vec<Clash>,
+}
+
+/// Nodes that must be placed as one and have no device in common.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Clash {
+    /// Two of them that meet.
+    pub nodes: (NodeId, NodeId),
+    /// The pass that joined them.
+    pub pass: &'static str,
+    /// Why it did.
+    pub reason: &'static str,
 }
 
 /// A pattern that engines run as one kernel: an anchor, and what may follow it while everything that is read comes from
@@ -116,15 +129,21 @@ pub const FUSION_RULES: [FusionRule; 5] = [
     },
 ];
 
+/// A pass's name and its reason.
+type Why = (&'static str, &'static str);
+
 /// Groups of nodes, for union by number.
 #[derive(Clone, Debug)]
 struct Groups {
     parent: Vec<u32>,
+    /// Devices on which all of a group may run, as bits; at its root.
+    allowed: Vec<u32>,
+    clashes: Vec<Clash>,
 }
 
 impl Groups {
-    fn new(n: usize) -> Self {
-        Self { parent: (0..n as u32).collect() }
+    fn new(allowed: &[u32]) -> Self {
+        Self { parent: (0..allowed.len() as u32).collect(), allowed: allowed.to_vec(), clashes: vec![] }
     }
 
     fn find(&mut self, v: usize) -> usize {
@@ -140,9 +159,27 @@ impl Groups {
     }
 
     /// The smaller number is the root, so that groups are called by their first node.
-    fn join(&mut self, a: usize, b: usize) {
-        let (a, b) = (self.find(a), self.find(b));
-        self.parent[a.max(b)] = a.min(b) as u32;
+    fn join(&mut self, a: NodeId, b: NodeId, (pass, reason): Why) {
+        let (first, second) = (self.find(a.index()), self.find(b.index()));
+        let (one, other) = (self.allowed[first], self.allowed[second]);
+        if one & other == 0 && one != 0 && other != 0 {
+            self.clashes.push(Clash { nodes: (a, b), pass, reason });
+        }
+        let root = first.min(second);
+        self.allowed[root] = one & other;
+        self.parent[first.max(second)] = root as u32;
+    }
+
+    fn join_all(&mut self, nodes: &[NodeId], why: Why) {
+        nodes.windows(2).for_each(|w| self.join(w[0], w[1], why));
+    }
+
+    /// Devices on which all groups of these nodes may run.
+    fn common(&mut self, nodes: &[NodeId]) -> u32 {
+        nodes.iter().fold(u32::MAX, |mask, n| {
+            let root = self.find(n.index());
+            mask & self.allowed[root]
+        })
     }
 
     fn count(&mut self, nodes: &[NodeId]) -> u64 {
@@ -150,47 +187,92 @@ impl Groups {
     }
 }
 
-/// Runs all passes. `tables` are groupings that engines are known to use (from profiles; each a list of groups), and
-/// `fuse` says whether the documented patterns are joined too (for devices that no table speaks of).
-pub fn simplify(graph: &Graph, tables: &[&[Vec<NodeId>]], fuse: bool) -> Simplified {
-    let nodes: Vec<NodeId> = graph.placeable().collect();
-    let mut groups = Groups::new(graph.nodes.len());
-    let mut passes = vec![PassReport {
-        name: "constants",
-        reason: "a node that depends on constants alone is folded into whoever reads it",
-        before: graph.nodes.len() as u64,
-        after: nodes.len() as u64,
-    }];
-    let mut pass = |name, reason, groups: &mut Groups, run: &mut dyn FnMut(&mut Groups)| {
-        let before = groups.count(&nodes);
-        run(groups);
-        passes.push(PassReport { name, reason, before, after: groups.count(&nodes) });
-    };
-    let reason = "a sequence, map, optional or string stays inside one engine's session";
-    pass("uncuttable values", reason, &mut groups, &mut |g| {
-        segment::uncuttable(graph).iter().for_each(|(a, b)| g.join(a.index(), b.index()));
-    });
-    let reason =
-        "between DequantizeLinear and QuantizeLinear engines compute in integers; parted, they would round elsewhere";
-    pass("quantised operators", reason, &mut groups, &mut |g| {
-        quantised(graph).into_iter().for_each(|(a, b)| g.join(a.index(), b.index()));
-    });
-    let reason = "nodes that an engine was seen to run as one are placed as one";
-    pass("engine atoms", reason, &mut groups, &mut |g| {
-        let all = tables.iter().flat_map(|t| t.iter());
-        all.for_each(|atom| atom.windows(2).for_each(|w| g.join(w[0].index(), w[1].index())));
-    });
+/// A pass that joins nodes.
+struct Pass {
+    name: &'static str,
+    reason: &'static str,
+    /// Whether it gives way where its nodes have no device in common.
+    optional: bool,
+    /// What it joins.
+    groups: Vec<Vec<NodeId>>,
+}
+
+fn passes(graph: &Graph, tables: &[&[Vec<NodeId>]], fuse: bool) -> Vec<Pass> {
+    let pairs =
+        |pairs: Vec<(NodeId, NodeId)>| -> Vec<Vec<NodeId>> { pairs.into_iter().map(|(a, b)| vec![a, b]).collect() };
+    let mut passes = vec![
+        Pass {
+            name: "uncuttable values",
+            reason: "a sequence, map, optional or string stays inside one engine's session",
+            optional: false,
+            groups: pairs(segment::uncuttable(graph)),
+        },
+        Pass {
+            name: "quantised operators",
+            reason: "between DequantizeLinear and QuantizeLinear engines compute in integers; parted, they would round \
+                     elsewhere",
+            optional: false,
+            groups: pairs(quantised(graph)),
+        },
+        Pass {
+            name: "engine atoms",
+            reason: "nodes that an engine was seen to run as one are placed as one",
+            optional: true,
+            groups: tables.concat(),
+        },
+    ];
     if fuse {
-        let reason = "engines run these patterns as one kernel; a cut inside would undo that";
-        pass("documented fusions", reason, &mut groups, &mut |g| {
-            for kernel in fused(graph) {
-                kernel.windows(2).for_each(|w| g.join(w[0].index(), w[1].index()));
-            }
+        passes.push(Pass {
+            name: "documented fusions",
+            reason: "engines run these patterns as one kernel; a cut inside would undo that",
+            optional: true,
+            groups: fused(graph),
         });
     }
-    let reason = "groups that feed each other can only run as one";
-    pass("cycles", reason, &mut groups, &mut |g| join_cycles(graph, &nodes, g));
-    Simplified { atoms: ordered(graph, &nodes, &mut groups), passes }
+    passes
+}
+
+/// Runs all passes. `tables` are groupings that engines are known to use (from profiles; each a list of groups), `fuse` says
+/// whether the documented patterns are joined too (for devices that no table speaks of), and `allowed` on which devices (as
+/// bits) each node may run. What fusion would join and no device could run stays apart, for a pin is the author's wish and a
+/// fusion a matter of speed; what must be joined is joined, and the clash is told.
+pub fn simplify(graph: &Graph, tables: &[&[Vec<NodeId>]], fuse: bool, allowed: &[u32]) -> Simplified {
+    let nodes: Vec<NodeId> = graph.placeable().collect();
+    let passes = passes(graph, tables, fuse);
+    let mut barred: BTreeSet<&[NodeId]> = BTreeSet::new();
+    loop {
+        let mut groups = Groups::new(allowed);
+        let mut reports = vec![PassReport {
+            name: "constants",
+            reason: "a node that depends on constants alone is folded into whoever reads it",
+            before: graph.nodes.len() as u64,
+            after: nodes.len() as u64,
+        }];
+        let mut joined: Vec<&[NodeId]> = vec![];
+        for pass in &passes {
+            let why @ (name, reason) = (pass.name, pass.reason);
+            let before = groups.count(&nodes);
+            for kernel in &pass.groups {
+                if !pass.optional {
+                    groups.join_all(kernel, why);
+                } else if groups.common(kernel) != 0 && !barred.contains(kernel.as_slice()) {
+                    groups.join_all(kernel, why);
+                    joined.push(kernel);
+                }
+            }
+            reports.push(PassReport { name, reason, before, after: groups.count(&nodes) });
+        }
+        let why @ (name, reason) = ("cycles", "groups that feed each other can only run as one");
+        let before = groups.count(&nodes);
+        join_cycles(graph, &nodes, &mut groups, why);
+        reports.push(PassReport { name, reason, before, after: groups.count(&nodes) });
+        // A fusion may have closed a cycle around nodes that no device runs together.
+        joined.retain(|kernel| groups.common(kernel) == 0);
+        if joined.is_empty() {
+            return Simplified { atoms: ordered(graph, &nodes, &mut groups), passes: reports, clashes: groups.clashes };
+        }
+        barred.extend(joined);
+    }
 }
 
 /// Activations that a quantised kernel takes in, between its product and its QuantizeLinear.
@@ -229,9 +311,10 @@ fn quantised(graph: &Graph) -> Vec<(NodeId, NodeId)> {
 /// Given groups in a topological order, those that feed each other joined.
 pub fn simplify_groups(graph: &Graph, given: &[Vec<NodeId>]) -> Vec<Vec<NodeId>> {
     let nodes: Vec<NodeId> = graph.placeable().collect();
-    let mut groups = Groups::new(graph.nodes.len());
-    given.iter().for_each(|g| g.windows(2).for_each(|w| groups.join(w[0].index(), w[1].index())));
-    join_cycles(graph, &nodes, &mut groups);
+    let mut groups = Groups::new(&vec![u32::MAX; graph.nodes.len()]);
+    let why = ("placement", "the author placed them as one");
+    given.iter().for_each(|g| groups.join_all(g, why));
+    join_cycles(graph, &nodes, &mut groups, why);
     ordered(graph, &nodes, &mut groups)
 }
 
@@ -325,7 +408,7 @@ pub fn shape_arithmetic(graph: &Graph) -> Vec<bool> {
 }
 
 /// Joins strongly connected groups.
-fn join_cycles(graph: &Graph, nodes: &[NodeId], groups: &mut Groups) {
+fn join_cycles(graph: &Graph, nodes: &[NodeId], groups: &mut Groups, why: Why) {
     let before = segment::predecessors(graph);
     let mut edges = vec![];
     for id in nodes {
@@ -339,7 +422,8 @@ fn join_cycles(graph: &Graph, nodes: &[NodeId], groups: &mut Groups) {
     // Groups only make a cycle where one of them has several nodes: without, the graph is as acyclic as it came.
     let quotient = petgraph::graph::DiGraph::<(), (), u32>::from_edges(&edges);
     for component in petgraph::algo::kosaraju_scc(&quotient) {
-        component.windows(2).for_each(|w| groups.join(w[0].index(), w[1].index()));
+        let roots: Vec<NodeId> = component.iter().map(|n| NodeId(n.index() as u32)).collect();
+        groups.join_all(&roots, why);
     }
 }
 

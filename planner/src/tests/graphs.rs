@@ -56,7 +56,12 @@ pub(crate) fn parse(text: &str) -> Graph {
 }
 
 fn atoms(graph: &Graph, tables: &[&[Vec<NodeId>]]) -> String {
-    let simplified = simplify::simplify(graph, tables, true);
+    atoms_where(graph, tables, &vec![u32::MAX; graph.nodes.len()])
+}
+
+/// Atoms and passes where nodes may run on these devices.
+fn atoms_where(graph: &Graph, tables: &[&[Vec<NodeId>]], allowed: &[u32]) -> String {
+    let simplified = simplify::simplify(graph, tables, true, allowed);
     let atom = |nodes: &Vec<NodeId>| nodes.iter().map(|n| graph.node_name(*n)).collect::<Vec<_>>().join("+");
     let atoms: Vec<String> = simplified.atoms.iter().map(atom).collect();
     let passes: Vec<String> =
@@ -282,4 +287,95 @@ fn an_unsupported_operator_is_pinned_with_its_reason() {
     assert!(changes.iter().any(|c| c.contains("3 operators move from gpu0 to cpu")), "{changes:#?}");
     assert!(changes.iter().any(|c| c.contains("work on gpu0 3 operators, ")), "{changes:#?}");
     assert_eq!(crate::diff::diff(&plan, &plan), Vec::<String>::new());
+}
+
+fn pin(device: &str, nodes: &[&str]) -> Part {
+    Part { device: device.into(), nodes: nodes.iter().map(|n| NodePattern::One((*n).into())).collect() }
+}
+
+/// Where a plan puts nodes, in the words of the machine.
+fn places(plan: &tandem_ir::Plan, nodes: &[&str]) -> Vec<String> {
+    let route = &plan.derived.routes[0];
+    let segment = |node: &&str| route.segments.iter().find(|s| s.nodes.iter().any(|n| n == node)).expect("placed");
+    nodes.iter().map(|n| plan.derived.machine.devices[segment(n).device].name.clone()).collect()
+}
+
+#[test]
+fn fusions_give_way_to_pins() {
+    let graph = parse("a = Conv(x, w)\nb = Relu(a)\nc = MaxPool(b)");
+    let machine = testing::machine(4, true);
+    let placed = |pins: &[Part]| {
+        let mut input = testing::input(&graph, &machine);
+        input.pins = pins.to_vec();
+        let (plan, _) = plan::plan(&input).expect("every wish can be had");
+        let findings = tandem_ir::check::check_plan_against(&plan, &[("made-up", &graph)]);
+        assert!(!tandem_ir::check::has_errors(&findings), "{findings:?}");
+        places(&plan, &["a", "b"])
+    };
+    assert_eq!(placed(&[pin("cpu", &["a"]), pin("gpu0", &["b"])]), ["cpu", "gpu0"]);
+    assert_eq!(placed(&[pin("gpu0", &["a"]), pin("cpu", &["b"])]), ["gpu0", "cpu"]);
+    // One pin, or two alike, take the whole kernel along.
+    assert_eq!(placed(&[pin("cpu", &["a"])]), ["cpu", "cpu"]);
+    assert_eq!(placed(&[pin("gpu0", &["a", "b"])]), ["gpu0", "gpu0"]);
+}
+
+#[test]
+fn fusions_give_way_to_what_devices_run() {
+    let graph = parse("a = Conv(x, w)\nb = Relu(a)\nc = Relu(b)");
+    let mut machine = testing::machine(4, true);
+    machine.devices[1].unsupported = vec!["Relu".into()];
+    let mut input = testing::input(&graph, &machine);
+    input.pins = vec![pin("gpu0", &["a"])];
+    assert_eq!(places(&plan::plan(&input).expect("feasible").0, &["a", "b"]), ["gpu0", "cpu"]);
+    (input.pins, machine.devices[0].unsupported) = (vec![], vec!["Conv".into()]);
+    let input = testing::input(&graph, &machine);
+    assert_eq!(places(&plan::plan(&input).expect("feasible").0, &["a", "b"]), ["gpu0", "cpu"]);
+}
+
+#[test]
+fn engine_atoms_give_way_even_where_they_only_close_a_cycle() {
+    let graph = parse("c = Exp(w)\na = Exp(x)\nb = Mul(a, c)\nd = Neg(b)\ne = Add(a, d)");
+    let n = NodeId;
+    let atoms = |allowed: [u32; 5]| {
+        let table = [vec![n(1), n(4)], vec![n(2)], vec![n(3)]];
+        atoms_where(&graph, &[&table], &allowed).split(" | ").next().map(str::to_owned).expect("atoms")
+    };
+    assert_eq!(atoms([3, 3, 3, 3, 3]), "a+b+d+e");
+    assert_eq!(atoms([3, 1, 3, 3, 3]), "a+b+d+e");
+    assert_eq!(atoms([3, 1, 3, 3, 2]), "a b d e", "its own nodes clash");
+    assert_eq!(atoms([3, 1, 3, 2, 3]), "a b d e", "the cycle that it closes holds a clash");
+}
+
+/// What is joined for the sake of the numbers is joined whatever the pins say, and the clash is told.
+#[test]
+fn a_clash_of_pins_says_what_joined_them_and_what_to_do() {
+    let machine = testing::machine(4, true);
+    let refused = |text: &str, pins: &[Part]| {
+        let graph = parse(text);
+        let mut input = testing::input(&graph, &machine);
+        input.pins = pins.to_vec();
+        plan::plan(&input).expect_err("nothing runs both").to_string()
+    };
+    let kernel = "a = QuantizeLinear(x, w)\nb = DequantizeLinear(a, w)\nc = Conv(b, w1)\nd = QuantizeLinear(c, w)";
+    let said = refused(kernel, &[pin("cpu", &["b"]), pin("gpu0", &["c", "d"])]);
+    assert_eq!(
+        said,
+        "nodes \"b\" and \"c\" must run on one device, and there is none for both\n  quantised operators: between \
+         DequantizeLinear and QuantizeLinear engines compute in integers; parted, they would round elsewhere\n  \"b\": the \
+         author pins it to cpu\n  \"c\" and 1 more: the author pins it to gpu0\n  change or remove a pin"
+    );
+    let diamond = "a = DequantizeLinear(x, w)\nb = Conv(a, w1)\nc = Exp(b)\nd = Add(a, c)";
+    let said = refused(diamond, &[pin("cpu", &["a"]), pin("gpu0", &["c"])]);
+    assert!(said.contains("cycles: groups that feed each other can only run as one"), "{said}");
+    let mut machine = machine.clone();
+    machine.devices[1].unsupported = vec!["Exp".into()];
+    let graph = parse("a = Exp(x)");
+    let mut input = testing::input(&graph, &machine);
+    input.pins = vec![pin("gpu0", &["a"])];
+    let said = plan::plan(&input).expect_err("it runs nowhere").to_string();
+    assert_eq!(
+        said,
+        "node \"a\" can run on no device\n  \"a\": gpu0 cannot run Exp\n  \"a\": the author pins it to gpu0\n  change or \
+         remove a pin"
+    );
 }
