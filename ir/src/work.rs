@@ -23,6 +23,8 @@ pub struct Work {
     pub weights: Bytes,
     /// The element type most of the arithmetic is done in.
     pub dtype: DType,
+    /// Operators that are dispatched: one, and for control flow those of the dearest body too, each time it runs.
+    pub dispatched: u64,
 }
 
 impl Work {
@@ -44,6 +46,9 @@ pub struct GraphWork {
 /// Operations counted for a transcendental function: range reduction, a polynomial of degree about six, a scaling.
 const TRANSCENDENTAL: u64 = 10;
 
+/// A loop that ends by its condition states a trip count above this, which says nothing of how often it runs.
+const TRIPS_MAX: i64 = i32::MAX as i64 - 1;
+
 /// Softmax of one element: maximum, difference, exponential, sum, quotient.
 const SOFTMAX: u64 = TRANSCENDENTAL + 4;
 
@@ -52,18 +57,20 @@ const NORMALISATION: u64 = 8;
 
 /// The work of one node at a batch; `None` while a shape or element type that it depends on is unknown. Control flow looks
 /// inside: `If` is its dearer branch, `Loop` and `Scan` their body times the trip count where that is known, else once;
-/// inner nodes of unknown shape are left out.
+/// inner nodes of unknown shape are left out, and `None` is where nothing is known of the dearest body.
 pub fn node_work(graph: &Graph, id: NodeId, batch: u64) -> Option<Work> {
     known_work(graph, id, batch).0
 }
 
-/// What is known of a node's work, and whether that is all of it.
-fn known_work(graph: &Graph, id: NodeId, batch: u64) -> (Option<Work>, bool) {
+/// What is known of a node's work ([`node_work`]), and whether that is all of it.
+pub fn known_work(graph: &Graph, id: NodeId, batch: u64) -> (Option<Work>, bool) {
     let node = graph.node(id);
     let weights = weights(graph, node);
     if !node.bodies.is_empty() {
         let (work, whole) = body_work(graph, node, batch, weights);
-        return (Some(work), whole);
+        // A sum of nothing but unknown work is no zero.
+        let nothing = !whole && (work.flops, work.traffic()) == (Flops::ZERO, Bytes::ZERO);
+        return (Some(work).filter(|_| !nothing), whole);
     }
     let shapes = Shapes { graph, node, batch };
     let work = flops(&shapes).zip(traffic(&shapes)).map(|(flops, (read, written))| Work {
@@ -72,6 +79,7 @@ fn known_work(graph: &Graph, id: NodeId, batch: u64) -> (Option<Work>, bool) {
         written: Bytes(written),
         weights,
         dtype: shapes.dtype(),
+        dispatched: 1,
     });
     (work, work.is_some())
 }
@@ -103,12 +111,14 @@ struct Sum {
     read: Bytes,
     written: Bytes,
     by_dtype: std::collections::BTreeMap<DType, Flops>,
+    dispatched: u64,
     unknown: usize,
 }
 
 impl Sum {
     fn add(&mut self, (work, whole): (Option<Work>, bool)) {
         self.unknown += usize::from(!whole);
+        self.dispatched = self.dispatched.saturating_add(work.map_or(1, |w| w.dispatched));
         let Some(work) = work else { return };
         self.flops += work.flops;
         self.read += work.read;
@@ -118,7 +128,8 @@ impl Sum {
 
     fn total(&self, weights: Bytes) -> Work {
         let most = self.by_dtype.iter().max_by_key(|(_, f)| **f).map_or(DType::F32, |(d, _)| *d);
-        Work { flops: self.flops, read: self.read, written: self.written, weights, dtype: most }
+        let (flops, read, written, dispatched) = (self.flops, self.read, self.written, self.dispatched);
+        Work { flops, read, written, weights, dtype: most, dispatched }
     }
 }
 
@@ -145,10 +156,12 @@ fn body_work(graph: &Graph, node: &Node, batch: u64, weights: Bytes) -> (Work, b
         written: Bytes::ZERO,
         weights,
         dtype: DType::F32,
+        dispatched: 0,
     });
     let times = trips.unwrap_or(1);
     let (flops, read, written) = (once.flops * times, once.read * times, once.written * times);
-    (Work { flops, read, written, weights, dtype: once.dtype }, whole)
+    let dispatched = once.dispatched.saturating_mul(times).saturating_add(1);
+    (Work { flops, read, written, weights, dtype: once.dtype, dispatched }, whole)
 }
 
 /// How often a body runs; `None` where the graph does not say.
@@ -157,7 +170,11 @@ fn trips(graph: &Graph, node: &Node, batch: u64) -> Option<u64> {
         "If" => Some(1),
         "Loop" => {
             let constant = node.inputs.first().copied().flatten().and_then(|t| graph.tensor(t).constant.as_ref());
-            constant.and_then(|c| c.values.as_ref()?.first().copied())
+            let stated = constant.and_then(|c| c.values.as_ref()?.first().copied()).filter(|n| *n <= TRIPS_MAX);
+            // After the carried values come those it stacks, one from each trip.
+            let stacked = node.outputs.get(node.inputs.len().saturating_sub(2)..).unwrap_or_default();
+            let seen = stacked.iter().flatten().find_map(|t| graph.tensor(*t).fact.dims_at(batch)?.first().copied());
+            seen.and_then(|n| i64::try_from(n).ok()).or(stated)
         }
         "Scan" => {
             let scanned = usize::try_from(node.int("num_scan_inputs", 0)).unwrap_or(0);

@@ -212,12 +212,27 @@ fn control_flow_looks_inside() {
     let work = node_work(&g, NodeId(0), 1).unwrap();
     assert_eq!((work.flops.0, work.dtype), (3 * 2 * 16, DType::F16));
     assert_eq!(work.weights.0, 32 + 20 + 20);
+    assert_eq!(work.dispatched, 1 + 3);
     let g = control("Loop", &[("body", body(2))], "seven", &[]);
     assert_eq!(node_work(&g, NodeId(0), 1).unwrap().flops.0, 7 * 2 * 2 * 16);
+    assert_eq!(node_work(&g, NodeId(0), 1).unwrap().dispatched, 1 + 7 * 2);
     assert_eq!(graph_work(&g, 1).unknown, 0);
     let g = control("Loop", &[("body", body(2))], "x", &[]);
     assert_eq!(node_work(&g, NodeId(0), 1).unwrap().flops.0, 2 * 2 * 16);
     assert_eq!(graph_work(&g, 1).unknown, 1, "one trip of nobody knows how many");
+    let mut g = control("Loop", &[("body", body(2))], "x", &[]);
+    // Its only output is stacked: five slices are five trips.
+    let y = g.outputs[0];
+    g.tensors[y.index()].fact = fact(DType::F16, &[5, 1, 4]);
+    assert_eq!(node_work(&g, NodeId(0), 1).unwrap().flops.0, 5 * 2 * 2 * 16);
+    assert_eq!(graph_work(&g, 1).unknown, 0);
+    let mut blind = body(1);
+    blind.tensors.iter_mut().for_each(|t| t.fact.shape = None);
+    let g = control("If", &[("then_branch", blind.clone()), ("else_branch", blind.clone())], "condition", &[]);
+    assert_eq!((node_work(&g, NodeId(0), 1), graph_work(&g, 1).unknown), (None, 1), "unknown is no zero");
+    let g = control("If", &[("then_branch", body(1)), ("else_branch", blind)], "condition", &[]);
+    assert_eq!(node_work(&g, NodeId(0), 1).unwrap().flops.0, 2 * 16);
+    assert_eq!(graph_work(&g, 1).unknown, 1, "the other branch is not forgotten");
     let scan = [("num_scan_inputs", Attr::Int(1)), ("scan_input_axes", Attr::Ints(vec![0]))];
     let g = control("Scan", &[("body", body(1))], "series", &scan);
     assert_eq!(node_work(&g, NodeId(0), 1).unwrap().flops.0, 25 * 2 * 16);

@@ -208,7 +208,7 @@ impl<'a> Workbench<'a> {
         let model = model.ok_or_else(|| PlanError::NoCosts { device: device.name.clone() })?;
         if model.unknown > 0 {
             let (n, name) = (model.unknown, &device.name);
-            notes.push(format!("{n} kernels of unknown shape count as dispatch only on {name}"));
+            notes.push(format!("on {name}, what is not known of the work of {n} kernels counts as dispatch only"));
         }
         Ok(Box::new(model))
     }

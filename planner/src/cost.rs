@@ -13,7 +13,7 @@ use tandem_ir::profile::{AtomTable, Profile, Setting};
 use tandem_ir::units::{Bytes, Nanos};
 use tandem_ir::{DType, Link};
 
-use tandem_ir::work::{Work, node_work};
+use tandem_ir::work::{Work, known_work, node_work};
 
 /// Bytes taken for a value of which nothing is known and whose maker reads nothing known either.
 const UNKNOWN_BYTES: u64 = 4096;
@@ -126,13 +126,14 @@ fn at_batch(points: &[(u64, u64)], batch: u64) -> Option<Cost> {
     Some(Cost { time: Nanos(u64::try_from(time.max(1)).unwrap_or(u64::MAX)), modelled: true })
 }
 
-/// Costs from rates: max(flops / (peak * efficiency), bytes / bandwidth) + overhead of one operator, a kernel.
+/// Costs from rates: max(flops / (peak * efficiency), bytes / bandwidth) + overhead of one operator, a kernel; control flow
+/// pays it for each operator that runs inside, too.
 #[derive(Debug)]
 pub struct Roofline {
     kernels: Vec<Vec<NodeId>>,
     costs: Vec<Cost>,
     launch: Cost,
-    /// Kernels of which shapes are unknown: they count as overhead only.
+    /// Kernels whose work is not known, or not in full: what is not known of it counts as overhead only.
     pub unknown: usize,
 }
 
@@ -161,11 +162,12 @@ impl Roofline {
                 // The host computes it inside any session. An accelerator's lane does not wait for that.
                 if device.kind == DeviceKind::Cpu { host.operator_overhead } else { Nanos::ZERO }
             } else {
-                let Kernel { flops, bytes, dtype, known } = kernel_work(graph, kernel, batch);
+                let Kernel { flops, bytes, dtype, dispatched, known } = kernel_work(graph, kernel, batch);
                 unknown += usize::from(!known);
                 let peak =
                     scaled(device.flops_per_s(dtype).unwrap_or(0), part.0 * rates.efficiency_permille, part.1 * 1000);
-                device.operator_overhead + Nanos(per_second(flops, peak).max(per_second(bytes, bandwidth)))
+                let busy = Nanos(per_second(flops, peak).max(per_second(bytes, bandwidth)));
+                device.operator_overhead * dispatched + busy
             };
             costs.push(Cost { time, modelled: true });
         }
@@ -209,14 +211,16 @@ struct Kernel {
     flops: u64,
     bytes: u64,
     dtype: DType,
+    /// Launches: one of the kernel, and those of operators inside bodies.
+    dispatched: u64,
     known: bool,
 }
 
 /// Work of a kernel: all its arithmetic, but only the bytes that enter and leave it.
 fn kernel_work(graph: &Graph, kernel: &[NodeId], batch: u64) -> Kernel {
-    let works: Vec<Option<Work>> = kernel.iter().map(|n| node_work(graph, *n, batch)).collect();
-    let known = works.iter().all(Option::is_some);
-    let works: Vec<Work> = works.into_iter().flatten().collect();
+    let works: Vec<(Option<Work>, bool)> = kernel.iter().map(|n| known_work(graph, *n, batch)).collect();
+    let known = works.iter().all(|(_, whole)| *whole);
+    let works: Vec<Work> = works.into_iter().filter_map(|(work, _)| work).collect();
     let flops = works.iter().map(|w| w.flops).sum::<tandem_ir::Flops>().0;
     let moved = works.iter().map(Work::traffic).sum::<Bytes>().0;
     let mut inner = 0u64;
@@ -229,7 +233,8 @@ fn kernel_work(graph: &Graph, kernel: &[NodeId], batch: u64) -> Kernel {
     }
     // The heaviest node's type is the kernel's.
     let dtype = works.iter().max_by_key(|w| w.flops).map_or(DType::F32, |w| w.dtype);
-    Kernel { flops, bytes: moved.saturating_sub(inner), dtype, known }
+    let dispatched = works.iter().fold(1u64, |sum, w| sum.saturating_add(w.dispatched.saturating_sub(1)));
+    Kernel { flops, bytes: moved.saturating_sub(inner), dtype, dispatched, known }
 }
 
 /// Costs of groups of nodes, which need not respect kernels: a kernel's duration is shared among pieces by their work.
