@@ -294,6 +294,9 @@ pub enum BenchSuite {
         /// Models to measure
         #[arg(long, value_delimiter = ',', default_value = "zoo:resnet50,zoo:mobilenet-v2")]
         models: Vec<String>,
+        /// Threads of every run (default: the machine's cores)
+        #[arg(long)]
+        threads: Option<u32>,
         #[command(flatten)]
         common: BenchCommon,
     },

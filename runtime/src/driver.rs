@@ -11,6 +11,7 @@
 //! Data: values are handed around, never copied, except by copies between memories (see `driver/space.rs`).
 
 mod crew;
+mod inner;
 mod load;
 mod space;
 
@@ -38,11 +39,14 @@ pub struct RunnerOptions {
     pub threads_max: Option<u32>,
     /// Whether engines may optimise the segments. Off only for comparisons.
     pub optimize: bool,
+    /// Whether boundaries between segments of one device are cut in the graph as its engine runs it, where it can say
+    /// that graph. Off only for comparisons.
+    pub inner_cuts: bool,
 }
 
 impl Default for RunnerOptions {
     fn default() -> Self {
-        Self { emulate: false, threads_max: None, optimize: true }
+        Self { emulate: false, threads_max: None, optimize: true, inner_cuts: true }
     }
 }
 
@@ -101,9 +105,19 @@ enum Source {
 
 /// A segment, ready to run.
 struct Piece {
-    session: Arc<dyn Session>,
+    /// `None` where its engine fused everything in it into neighbours on the device.
+    session: Option<Arc<dyn Session>>,
     /// `segment 2 on gpu0 (Conv "x" .. Relu "y", 14 nodes)`.
     label: String,
+    /// Values of the route that its engine knew when it was loaded.
+    constants: Vec<(usize, Value)>,
+    /// Positions of the values it reads, in the order of the session's inputs: the route's values, then those between
+    /// pieces that the route does not know.
+    inputs: Vec<usize>,
+    /// Positions of the values it makes.
+    outputs: Vec<usize>,
+    /// Values unknown to the route that nobody reads after it.
+    frees: Vec<usize>,
 }
 
 /// A route with everything it needs, one batch at a time.
@@ -117,6 +131,7 @@ pub struct RouteRunner {
     ports: Vec<Port>,
     outputs: Vec<Source>,
     devices: Arc<[String]>,
+    notes: Vec<String>,
 }
 
 /// A graph input.
@@ -151,20 +166,25 @@ impl RouteRunner {
         let route = Arc::new(route.clone());
         let execution = Execution::new(route.clone())?;
         let hosts = load::hosts(&route, machine, engines, options)?;
-        let pieces = load::pieces(&route, model, machine, &hosts, options)?;
-        let spaces = load::spaces(&route, machine);
+        let load::Loaded { pieces, names, notes } = load::pieces(&route, model, machine, &hosts, options)?;
+        let spaces = load::spaces(&names, machine);
         let (ports, inputs) = ports(&route, model)?;
         let outputs = sources(&route, model)?;
         let devices = hosts.iter().map(|h| h.description.clone()).collect();
         let lanes = route.lane_names.len();
         let work = Arc::new(Work { route, pieces, spaces });
         let crew = Crew::start(&work, lanes)?;
-        Ok(Self { work, crew, execution: Some(execution), inputs, ports, outputs, devices })
+        Ok(Self { work, crew, execution: Some(execution), inputs, ports, outputs, devices, notes })
     }
 
     /// What computes on each device of the machine, by position; see [`RunOutput::devices`].
     pub fn devices(&self) -> &Arc<[String]> {
         &self.devices
+    }
+
+    /// What people should know of how the route was loaded: boundaries that cost more than they would have to, and why.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// The route.
@@ -246,8 +266,14 @@ impl Work {
             Action::Run(s) => {
                 let (segment, piece) = (&self.route.segments[s], &self.pieces[s]);
                 let space = &self.spaces[segment.device];
-                let ran = space.run(piece.session.as_ref(), &segment.inputs, &segment.outputs);
-                ran.map_err(|e| (piece.label.clone(), e))?;
+                if let Some(session) = &piece.session {
+                    let ran = space.run(session.as_ref(), &piece.inputs, &piece.outputs);
+                    ran.map_err(|e| (piece.label.clone(), e))?;
+                }
+                for (value, constant) in &piece.constants {
+                    space.put(*value, constant.clone()).map_err(|e| (piece.label.clone(), e))?;
+                }
+                piece.frees.iter().for_each(|value| space.free(*value));
             }
             Action::Copy { tensor, from, to } => {
                 let copied = self.spaces[from].get(tensor).and_then(|value| self.spaces[to].put(tensor, value));

@@ -1,7 +1,9 @@
 //! What executes segments on a device, behind one interface: tract, ONNX Runtime, CUDA, the numeric emulator.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tandem_ir::DType;
 use tandem_onnx::cut::SegmentImage;
 use tandem_onnx::value::Value;
 
@@ -65,6 +67,12 @@ pub trait Session: Send + Sync {
     /// What the engine says, with the segment's failing node where it names one.
     fn run(&self, inputs: &[Value]) -> Result<Vec<Value>, EngineError>;
 
+    /// Element types of the outputs, in the image's order, as the engine infers them; `None` for what it cannot tell or is
+    /// no tensor. Empty where the engine tells none.
+    fn output_types(&self) -> Vec<Option<DType>> {
+        vec![]
+    }
+
     /// Ends profiling and returns the engine's own timing of all runs since it was loaded; `None` where
     /// `SessionOptions::profile` was off or the engine has none.
     fn end_profile(&self) -> Result<Option<EngineProfile>, EngineError> {
@@ -83,6 +91,21 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// The engine cannot run it (unsupported operator, bad model): [`EngineError::Unsupported`] or `Failed`.
     fn load(&self, image: &SegmentImage, options: &SessionOptions) -> Result<Arc<dyn Session>, EngineError>;
+
+    /// Saves a segment as the engine would run it at these options, all its optimisations done, as a model file in an
+    /// existing folder. Loaded with optimisation off, that model or pieces of it run as they would have; on this machine
+    /// alone, for layouts depend on its processor. `None` where the engine has no such form.
+    ///
+    /// # Errors
+    /// As [`Engine::load`].
+    fn save_optimized(
+        &self,
+        _image: &SegmentImage,
+        _options: &SessionOptions,
+        _folder: &Path,
+    ) -> Result<Option<PathBuf>, EngineError> {
+        Ok(None)
+    }
 }
 
 /// What an engine says no to.

@@ -55,7 +55,9 @@ impl Line {
 /// Runs a suite; a negative answer where a target is missed.
 pub fn run(context: &Context, args: &BenchArgs) -> Result<()> {
     match &args.suite {
-        BenchSuite::Runtime { models, common } => finish(runtime::run(context, models, common)?, common),
+        BenchSuite::Runtime { models, threads, common } => {
+            finish(runtime::run(context, models, *threads, common)?, common)
+        }
         BenchSuite::Planner { common } => finish(planner::run(common)?, common),
         BenchSuite::Profile { models, batch, threads, common } => {
             finish(profile::run(context, models, batch, threads, common)?, common)

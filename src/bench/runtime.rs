@@ -30,10 +30,11 @@ const UNSPLIT_RATIO_MAX: f64 = 1.02;
 const SEGMENT_US_MAX: f64 = 30.0;
 
 /// Measures all models.
-pub fn run(context: &Context, models: &[String], common: &BenchCommon) -> Result<Vec<Line>> {
+pub fn run(context: &Context, models: &[String], threads: Option<u32>, common: &BenchCommon) -> Result<Vec<Line>> {
     let engine = context.engine()?;
-    let machine = machine(context)?;
-    let threads = machine.devices[0].cores.max(1);
+    let mut machine = machine(context)?;
+    let threads = threads.unwrap_or(machine.devices[0].cores).max(1);
+    machine.devices[0].cores = threads;
     context.say(&format!("{} {}, {threads} threads, batch 1", engine.name(), engine.version()));
     let mut lines = vec![];
     for reference in models {
@@ -136,6 +137,8 @@ impl Bare {
     }
 }
 
+/// The unsplit plan against the bare engine; the split one, its pieces optimised each alone, against the same pieces run by
+/// a loop, which is tandem's own time; and what cutting costs the engine, so and cut in its own graph.
 fn measure(name: &str, model: &Model, machine: &Machine, engine: &Arc<dyn Engine>, rounds: usize) -> Result<Vec<Line>> {
     let whole = route(name, model, machine, 1)?;
     let split = route(name, model, machine, SPLIT)?;
@@ -151,20 +154,24 @@ fn measure(name: &str, model: &Model, machine: &Machine, engine: &Arc<dyn Engine
     let direct = engine.load(&cut::original(model), &options)?;
     let pieces = Bare::load(&split, model, engine.as_ref())?;
     let engines = [engine.clone()];
-    let prepare = |r: &Route| RouteRunner::prepare(r, model, machine, &engines, &RunnerOptions::default());
-    let (mut one, mut many) = (prepare(&whole)?, prepare(&split)?);
-    let (mut ratios, mut own, mut fusion) = (vec![], vec![], vec![]);
+    let prepare = |r: &Route, inner_cuts| {
+        let options = RunnerOptions { inner_cuts, ..RunnerOptions::default() };
+        RouteRunner::prepare(r, model, machine, &engines, &options)
+    };
+    let (mut one, mut alone, mut inner) = (prepare(&whole, true)?, prepare(&split, false)?, prepare(&split, true)?);
+    let (mut ratios, mut own, mut fusion, mut kept) = (vec![], vec![], vec![], vec![]);
     let further = (split.segments.len() - 1) as f64;
     for round in 0..rounds + 3 {
         // Who goes first changes with the round, so that neither always finds the caches warm.
-        let mut times = [0.0; 4];
-        for turn in 0..4 {
-            let who = (turn + round) % 4;
+        let mut times = [0.0; 5];
+        for turn in 0..5 {
+            let who = (turn + round) % 5;
             times[who] = match who {
                 0 => timed(|| direct.run(&inputs).map(drop).map_err(Into::into))?,
                 1 => timed(|| one.run(inputs.clone()).map(drop).map_err(Into::into))?,
                 2 => timed(|| pieces.run(&inputs).map(drop))?,
-                _ => timed(|| many.run(inputs.clone()).map(drop).map_err(Into::into))?,
+                3 => timed(|| alone.run(inputs.clone()).map(drop).map_err(Into::into))?,
+                _ => timed(|| inner.run(inputs.clone()).map(drop).map_err(Into::into))?,
             };
         }
         // The first rounds pay for allocations and are left out.
@@ -172,13 +179,17 @@ fn measure(name: &str, model: &Model, machine: &Machine, engine: &Arc<dyn Engine
             ratios.push(times[1] / times[0]);
             own.push((times[3] - times[2]) * 1e6 / further);
             fusion.push(times[2] / times[0]);
+            kept.push(times[4] / times[0]);
         }
     }
+    inner.notes().iter().for_each(|note| eprintln!("note: {name}: {note}"));
+    let count = split.segments.len();
     let line = |what: String, unit, values: &[f64], most| Line::new(what, unit, stats::bootstrap(values), most, rounds);
     Ok(vec![
         line(format!("{name}: unsplit plan / bare engine"), "ratio", &ratios, Some(UNSPLIT_RATIO_MAX)),
         line(format!("{name}: own time a further segment"), "us", &own, Some(SEGMENT_US_MAX)),
-        line(format!("{name}: engine's loss in {} pieces", split.segments.len()), "ratio", &fusion, None),
+        line(format!("{name}: {count} bare pieces, each optimised alone"), "ratio", &fusion, None),
+        line(format!("{name}: plan of {count} segments, cut in the engine's graph"), "ratio", &kept, None),
     ])
 }
 

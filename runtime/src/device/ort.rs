@@ -28,6 +28,7 @@ use std::path::{Path, PathBuf};
 use std::ptr::null_mut;
 use std::sync::{Arc, Mutex, OnceLock};
 
+use tandem_ir::DType;
 use tandem_onnx::cut::{SegmentImage, Weight};
 use tandem_onnx::value::{Buffer, Value};
 
@@ -85,7 +86,18 @@ impl Engine for OrtEngine {
     }
 
     fn load(&self, image: &SegmentImage, options: &SessionOptions) -> Result<Arc<dyn Session>, EngineError> {
-        guarded(NAME, || Ok(Arc::new(OrtSession::load(image, options)?) as Arc<dyn Session>))
+        guarded(NAME, || Ok(Arc::new(OrtSession::load(image, options, None)?) as Arc<dyn Session>))
+    }
+
+    fn save_optimized(
+        &self,
+        image: &SegmentImage,
+        options: &SessionOptions,
+        folder: &Path,
+    ) -> Result<Option<PathBuf>, EngineError> {
+        let options = SessionOptions { profile: false, ..options.clone() };
+        guarded(NAME, || OrtSession::load(image, &options, Some(folder)).map(drop))?;
+        Ok(Some(folder.join(GRAPH_FILE)))
     }
 }
 
@@ -115,16 +127,25 @@ struct OrtSession {
     profiling: Option<Profiling>,
 }
 
-/// Name of the saved optimised graph in the profiling folder.
+/// Name of the saved optimised graph in its folder.
 const GRAPH_FILE: &str = "optimized.onnx";
 
 impl OrtSession {
-    fn load(image: &SegmentImage, options: &SessionOptions) -> Result<Self, EngineError> {
+    /// With a folder, the optimised graph is saved there (where profiling has none of its own).
+    fn load(image: &SegmentImage, options: &SessionOptions, folder: Option<&Path>) -> Result<Self, EngineError> {
         let profiling = match options.profile {
             true => Some(Profiling { folder: profile_folder()?, ended: OnceLock::new() }),
             false => None,
         };
-        let made = session_options(options, profiling.as_ref())?;
+        let made = session_options(options)?;
+        if let Some(profiling) = &profiling {
+            let prefix = raw::os_path(&profiling.folder.path().join("profile"))?;
+            // SAFETY: the options live, and the path outlives the call, which copies it.
+            check(unsafe { (api().EnableProfiling)(made.ptr(), prefix.as_ptr()) })?;
+        }
+        if let Some(folder) = profiling.as_ref().map(|p| p.folder.path()).or(folder) {
+            save_graph(&made, folder)?;
+        }
         let weights: Vec<Weight> = image.weights.iter().map(aligned).collect();
         lend_weights(&made, &weights)?;
         let mut session = null_mut();
@@ -197,6 +218,14 @@ impl Session for OrtSession {
         guarded(NAME, || self.run_raw(inputs))
     }
 
+    fn output_types(&self) -> Vec<Option<DType>> {
+        let tensor = |port: &Port| match port.kind {
+            values::PortKind::Tensor(dtype) => dtype,
+            _ => None,
+        };
+        self.inner.outputs.iter().map(tensor).collect()
+    }
+
     /// Durations are whole microseconds rounded down by ONNX Runtime; half a microsecond is added to each, so that
     /// means over many runs are unbiased. Single values of operators below some 10 us mean little.
     fn end_profile(&self) -> Result<Option<EngineProfile>, EngineError> {
@@ -255,10 +284,7 @@ fn profile_folder() -> Result<tempfile::TempDir, EngineError> {
 }
 
 /// Options of a session: sequential, one thread pool, the library's own messages at warning.
-fn session_options(
-    options: &SessionOptions,
-    profiling: Option<&Profiling>,
-) -> Result<Owned<sys::OrtSessionOptions>, EngineError> {
+fn session_options(options: &SessionOptions) -> Result<Owned<sys::OrtSessionOptions>, EngineError> {
     let mut made = null_mut();
     // SAFETY: the pointer is written by the call.
     check(unsafe { (api().CreateSessionOptions)(&mut made) })?;
@@ -275,16 +301,17 @@ fn session_options(
     check(unsafe { (api().SetInterOpNumThreads)(o, 1) })?;
     check(unsafe { (api().SetSessionExecutionMode)(o, sys::ExecutionMode::ORT_SEQUENTIAL) })?;
     config(o, "session.force_spinning_stop", "1")?;
-    if let Some(profiling) = profiling {
-        let prefix = raw::os_path(&profiling.folder.path().join("profile"))?;
-        check(unsafe { (api().EnableProfiling)(o, prefix.as_ptr()) })?;
-        let graph = raw::os_path(&profiling.folder.path().join(GRAPH_FILE))?;
-        check(unsafe { (api().SetOptimizedModelFilePath)(o, graph.as_ptr()) })?;
-        // Weights go beside the saved graph, so that reading the graph reads none, and models over 2 GiB can be saved.
-        config(o, "session.optimized_model_external_initializers_file_name", "weights.bin")?;
-        config(o, "session.optimized_model_external_initializers_min_size_in_bytes", "1024")?;
-    }
     Ok(made)
+}
+
+/// Has the graph saved as it runs.
+fn save_graph(options: &Owned<sys::OrtSessionOptions>, folder: &Path) -> Result<(), EngineError> {
+    let graph = raw::os_path(&folder.join(GRAPH_FILE))?;
+    // SAFETY: the options live, and the path outlives the call, which copies it.
+    check(unsafe { (api().SetOptimizedModelFilePath)(options.ptr(), graph.as_ptr()) })?;
+    // Weights go beside the saved graph, so that reading the graph reads none, and models over 2 GiB can be saved.
+    config(options.ptr(), "session.optimized_model_external_initializers_file_name", "weights.bin")?;
+    config(options.ptr(), "session.optimized_model_external_initializers_min_size_in_bytes", "1024")
 }
 
 fn config(options: *mut sys::OrtSessionOptions, key: &str, value: &str) -> Result<(), EngineError> {
@@ -307,7 +334,7 @@ fn ports(session: &Owned<sys::OrtSession>, names: &[String], side: values::Side)
 
 /// Runs a model of one node without inputs, for a value that the interface cannot make: an empty sequence.
 fn make_by_model(model: &[u8], output: &str) -> Result<Owned<sys::OrtValue>, EngineError> {
-    let options = session_options(&SessionOptions::default(), None)?;
+    let options = session_options(&SessionOptions::default())?;
     let (mut session, mut value) = (null_mut(), null_mut());
     let name = raw::c_text(output)?;
     // SAFETY: bytes, options and names live through the calls; one output is asked for and one pointer given.

@@ -8,7 +8,7 @@ use tandem_onnx::cut;
 use tandem_onnx::import::Model;
 
 use super::space::{EmulatedSpace, HostSpace, Space};
-use super::{Piece, RunError, RunnerOptions};
+use super::{Piece, RunError, RunnerOptions, inner};
 use crate::engine::{Engine, SessionOptions};
 
 /// What computes on a device.
@@ -66,15 +66,33 @@ pub(super) fn hosts(
 }
 
 /// The memory of every device of the machine: the host's, and emulated ones.
-pub(super) fn spaces(route: &Route, machine: &Machine) -> Vec<Box<dyn Space>> {
-    let names = || route.tensors.iter().map(|t| t.name.clone()).collect();
+pub(super) fn spaces(names: &[String], machine: &Machine) -> Vec<Box<dyn Space>> {
     let space = |(i, device): (usize, &tandem_ir::Device)| -> Box<dyn Space> {
         match i {
-            0 => Box::new(HostSpace::new(device.name.clone(), names())),
-            _ => Box::new(EmulatedSpace::new(device.name.clone(), names())),
+            0 => Box::new(HostSpace::new(device.name.clone(), names.to_vec())),
+            _ => Box::new(EmulatedSpace::new(device.name.clone(), names.to_vec())),
         }
     };
     machine.devices.iter().enumerate().map(space).collect()
+}
+
+/// A route's segments, loaded.
+pub(super) struct Loaded {
+    /// One a segment.
+    pub(super) pieces: Vec<Piece>,
+    /// Names of all values: the route's, then those between pieces that it does not know.
+    pub(super) names: Vec<String>,
+    /// What people should know.
+    pub(super) notes: Vec<String>,
+}
+
+/// A segment in terms of the model: what cutting it needs.
+pub(super) struct Cut {
+    /// Ascending.
+    pub(super) nodes: Vec<NodeId>,
+    pub(super) inputs: Vec<TensorId>,
+    pub(super) outputs: Vec<TensorId>,
+    label: String,
 }
 
 /// Cuts and loads every segment. Weights are shared by all of them.
@@ -84,12 +102,57 @@ pub(super) fn pieces(
     machine: &Machine,
     hosts: &[Host],
     options: &RunnerOptions,
-) -> Result<Vec<Piece>, RunError> {
+) -> Result<Loaded, RunError> {
+    let cuts = cuts(route, model, machine)?;
+    let mut names: Vec<String> = route.tensors.iter().map(|t| t.name.clone()).collect();
+    let mut notes = vec![];
+    let mut pieces: Vec<Option<Piece>> = cuts.iter().map(|_| None).collect();
+    let session = |device: usize| {
+        let threads = hosts[device].threads;
+        SessionOptions { threads, optimize: options.optimize, profile: false }
+    };
+    let engine = |device: usize| {
+        let name = machine.devices[device].name.clone();
+        let absent = || RunError::Absent { device: name, why: "no engine was chosen for it".into() };
+        hosts[device].engine.as_ref().ok_or_else(absent)
+    };
+    for run in inner::runs(route).into_iter().filter(|_| options.inner_cuts && options.optimize) {
+        let device = route.segments[run[0]].device;
+        let whole = inner::Run { route, model, cuts: &cuts, segments: &run };
+        match whole.load(engine(device)?.as_ref(), &session(device), &mut names) {
+            Ok(Some(parts)) => {
+                for (segment, part) in run.iter().zip(parts) {
+                    let inner::Part { session, constants, inputs, outputs, frees } = part;
+                    let label = cuts[*segment].label.clone();
+                    pieces[*segment] = Some(Piece { session, label, constants, inputs, outputs, frees });
+                }
+            }
+            Ok(None) => {}
+            Err(why) => {
+                let device = &machine.devices[device].name;
+                notes.push(format!("{} segments on {device} are optimised each alone: {why}", run.len()));
+            }
+        }
+    }
+    for (i, (cut, piece)) in cuts.iter().zip(&mut pieces).enumerate().filter(|(_, (_, piece))| piece.is_none()) {
+        let segment = &route.segments[i];
+        let image = cut::cut(model, &cut.nodes, &cut.inputs, &cut.outputs);
+        let image = image.map_err(|source| RunError::Cut { place: cut.label.clone(), source })?;
+        let loaded = engine(segment.device)?.load(&image, &session(segment.device));
+        let loaded = loaded.map_err(|source| RunError::Engine { place: cut.label.clone(), source })?;
+        let (inputs, outputs) = (segment.inputs.clone(), segment.outputs.clone());
+        let label = cut.label.clone();
+        *piece = Some(Piece { session: Some(loaded), label, constants: vec![], inputs, outputs, frees: vec![] });
+    }
+    Ok(Loaded { pieces: pieces.into_iter().flatten().collect(), names, notes })
+}
+
+/// Finds the nodes and values that the route names.
+fn cuts(route: &Route, model: &Model, machine: &Machine) -> Result<Vec<Cut>, RunError> {
     let (nodes, tensors) = (model.graph.node_index(), model.graph.tensor_index());
-    let mut pieces = Vec::with_capacity(route.segments.len());
+    let mut cuts = Vec::with_capacity(route.segments.len());
     for (i, segment) in route.segments.iter().enumerate() {
-        let device = &machine.devices[segment.device];
-        let label = label(i, segment, &device.name, model, &nodes);
+        let label = label(i, segment, &machine.devices[segment.device].name, model, &nodes);
         let node = |name: &String| {
             let known = nodes.get(name).copied();
             known.ok_or_else(|| RunError::NoSuchName { place: label.clone(), name: name.clone() })
@@ -101,19 +164,11 @@ pub(super) fn pieces(
         };
         let mut inside: Vec<NodeId> = segment.nodes.iter().map(node).collect::<Result<_, _>>()?;
         inside.sort_unstable();
-        let inputs: Vec<TensorId> = segment.inputs.iter().map(tensor).collect::<Result<_, _>>()?;
-        let outputs: Vec<TensorId> = segment.outputs.iter().map(tensor).collect::<Result<_, _>>()?;
-        let image = cut::cut(model, &inside, &inputs, &outputs);
-        let image = image.map_err(|source| RunError::Cut { place: label.clone(), source })?;
-        let host = &hosts[segment.device];
-        let absent = || RunError::Absent { device: device.name.clone(), why: "no engine was chosen for it".into() };
-        let engine = host.engine.as_ref().ok_or_else(absent)?;
-        let session = SessionOptions { threads: host.threads, optimize: options.optimize, profile: false };
-        let session = engine.load(&image, &session);
-        let session = session.map_err(|source| RunError::Engine { place: label.clone(), source })?;
-        pieces.push(Piece { session, label });
+        let inputs = segment.inputs.iter().map(tensor).collect::<Result<_, _>>()?;
+        let outputs = segment.outputs.iter().map(tensor).collect::<Result<_, _>>()?;
+        cuts.push(Cut { nodes: inside, inputs, outputs, label });
     }
-    Ok(pieces)
+    Ok(cuts)
 }
 
 /// `segment 2 on gpu0 (Conv "x" .. Relu "y", 14 nodes)`.

@@ -68,7 +68,8 @@ fn a_damaged_file_is_ignored_and_rebuilt() {
     cache.save().unwrap();
     let path = file(folder.path());
     let whole = std::fs::read(&path).unwrap();
-    let other_version = String::from_utf8(whole.clone()).unwrap().replace("\"version\":1", "\"version\":999");
+    let other_version =
+        String::from_utf8(whole.clone()).unwrap().replace(&format!("\"version\":{VERSION}"), "\"version\":999");
     for bad in [&whole[..whole.len() / 2], b"", b"[]", b"\xff\xfe", other_version.as_bytes()] {
         std::fs::write(&path, bad).unwrap();
         let mut damaged = open(folder.path());

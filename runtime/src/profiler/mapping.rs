@@ -132,7 +132,7 @@ fn trails(graph: &Graph, before: NodeId, next: NodeId) -> bool {
 
 /// Which model nodes each engine node stands for; ascending, each once. A node's name counts beside its outputs only
 /// where it leads to them: of equal nodes that an engine runs once, one may leave its name and another its output's.
-fn anchors(graph: &Graph, engine: &[OptimizedNode]) -> Vec<Vec<NodeId>> {
+pub(crate) fn anchors(graph: &Graph, engine: &[OptimizedNode]) -> Vec<Vec<NodeId>> {
     let names = Names::new(graph);
     let made = |node: &OptimizedNode| -> Vec<NodeId> {
         let mut made: Vec<NodeId> = node.outputs.iter().filter_map(|t| names.producer(graph, t)).collect();
