@@ -42,7 +42,8 @@ pub fn run(context: &Context, models: &[String], threads: Option<u32>, common: &
         prepare::bind(&mut model, reference, &BindArgs::default())?;
         commands::profile::observe(context, &mut model, &BindArgs::default())?;
         let name = binding::tenant_name(reference);
-        lines.extend(measure(&name, &model, &machine, &engine, common.rounds.unwrap_or(super::ROUNDS))?);
+        let rounds = common.rounds.unwrap_or(super::ROUNDS);
+        lines.extend(measure(context, &name, &model, &machine, &engine, rounds)?);
     }
     Ok(lines)
 }
@@ -139,7 +140,14 @@ impl Bare {
 
 /// The unsplit plan against the bare engine; the split one, its pieces optimised each alone, against the same pieces run by
 /// a loop, which is tandem's own time; and what cutting costs the engine, so and cut in its own graph.
-fn measure(name: &str, model: &Model, machine: &Machine, engine: &Arc<dyn Engine>, rounds: usize) -> Result<Vec<Line>> {
+fn measure(
+    context: &Context,
+    name: &str,
+    model: &Model,
+    machine: &Machine,
+    engine: &Arc<dyn Engine>,
+    rounds: usize,
+) -> Result<Vec<Line>> {
     let whole = route(name, model, machine, 1)?;
     let split = route(name, model, machine, SPLIT)?;
     if whole.segments.len() != 1 || split.segments.len() < 2 {
@@ -182,7 +190,7 @@ fn measure(name: &str, model: &Model, machine: &Machine, engine: &Arc<dyn Engine
             kept.push(times[4] / times[0]);
         }
     }
-    inner.notes().iter().for_each(|note| eprintln!("note: {name}: {note}"));
+    inner.notes().iter().for_each(|note| context.say(&format!("note: {name}: {note}")));
     let count = split.segments.len();
     let line = |what: String, unit, values: &[f64], most| Line::new(what, unit, stats::bootstrap(values), most, rounds);
     Ok(vec![

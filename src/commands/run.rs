@@ -73,6 +73,7 @@ pub fn run(context: &Context, args: &RunArgs) -> Result<()> {
     let options = RunnerOptions { emulate: args.emulate, ..RunnerOptions::default() };
     let engines = context.engines()?;
     let mut runner = RouteRunner::prepare(route, &model, &plan.derived.machine, engines, &options)?;
+    runner.notes().iter().for_each(|note| context.say(&format!("note: {note}")));
     // Once unmeasured: the first run pays for allocations, and for what engines put off until they know the sizes.
     runner.run(inputs.clone()).map_err(|error| of_input(error, &args.input))?;
     let mut outputs = vec![];

@@ -61,18 +61,22 @@ pub(super) fn runs(route: &Route) -> Vec<Vec<usize>> {
 
 /// Whether the groups can be put in an order in which none waits for a later one.
 fn is_acyclic(before: &[Vec<usize>], group: &[usize]) -> bool {
-    let mut left: BTreeSet<usize> = group.iter().copied().collect();
-    loop {
-        let waits = |g: &usize| {
-            (0..group.len())
-                .any(|s| group[s] == *g && before[s].iter().any(|b| group[*b] != *g && left.contains(&group[*b])))
-        };
-        let ready: Vec<usize> = left.iter().copied().filter(|g| !waits(g)).collect();
-        if ready.is_empty() {
-            return left.is_empty();
+    let edges = |s: usize| before[s].iter().map(move |b| (group[*b], group[s])).filter(|(a, b)| a != b);
+    let edges: BTreeSet<(usize, usize)> = (0..group.len()).flat_map(edges).collect();
+    let mut waits = vec![0; group.len()];
+    edges.iter().for_each(|(_, to)| waits[*to] += 1);
+    let mut ready: Vec<usize> = (0..group.len()).filter(|g| waits[*g] == 0).collect();
+    let mut done = 0;
+    while let Some(next) = ready.pop() {
+        done += 1;
+        for (_, to) in edges.range((next, 0)..(next + 1, 0)) {
+            waits[*to] -= 1;
+            if waits[*to] == 0 {
+                ready.push(*to);
+            }
         }
-        left.retain(|g| !ready.contains(g));
     }
+    done == group.len()
 }
 
 /// A run's segment, ready. Values are positions: the route's, then new ones.

@@ -1,8 +1,10 @@
 //! Does the profile predict? Whole models from per-operator samples alone, beside the same models run whole.
 //!
-//! Profiled and plain runs take turns in one loop, so that drift hits both alike. The prediction is the sum of the
+//! Profiled and plain runs take turns in one loop, with the chains that tell launch and overhead, so that drift hits all
+//! alike. The prediction is the sum of the
 //! samples of the model's atoms and the generic launch cost of a run; nothing measured of the whole model goes in.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tandem_core::rng::Rng;
@@ -12,8 +14,10 @@ use tandem_onnx::import::Model;
 
 use super::budget::Budget;
 use super::cache::SessionCost;
+use super::isolated::Added;
+use super::overhead::Probe;
 use super::sampling::{Point, Sampler, Take};
-use super::{ProfileError, feeds, isolated, overhead, pooled, statistics};
+use super::{ProfileError, feeds, pooled, statistics};
 use crate::engine::Engine;
 
 /// Rounds of a model: at least 30 for the interval to mean something, however long one takes.
@@ -91,16 +95,18 @@ fn middle(durations: &[u64]) -> u64 {
 }
 
 /// The percentile bootstrap of the error (Efron 1979): rounds are drawn with replacement, a round's profiled and plain
-/// run together, for they share the machine's state. `launch_ns` is added to each profiled run.
-pub fn redrawn(timed_ns: &[u64], whole_ns: &[u64], launch_ns: u64, rng: &mut Rng) -> Vec<f64> {
+/// run together, for they share the machine's state. `predicted` is what all rounds' profiled runs predict: launch, which is
+/// no part of them, and atoms that cost less than timing them.
+pub fn redrawn(timed_ns: &[u64], whole_ns: &[u64], predicted: Nanos, rng: &mut Rng) -> Vec<f64> {
     let rounds = timed_ns.len().min(whole_ns.len());
     if rounds == 0 {
         return vec![];
     }
+    let (all, predicted) = (middle(timed_ns), predicted.0);
     let mut draw = || {
         let drawn: Vec<usize> = (0..rounds).map(|_| rng.below(rounds as u64) as usize).collect();
         let of = |all: &[u64]| middle(&drawn.iter().map(|r| all[*r]).collect::<Vec<u64>>());
-        share(of(timed_ns) + launch_ns, of(whole_ns))
+        share((of(timed_ns) + predicted).saturating_sub(all), of(whole_ns))
     };
     (0..DRAWS).map(|_| draw()).collect()
 }
@@ -135,15 +141,9 @@ pub fn bench_profile(
     rounds: Option<u32>,
     done: &mut dyn FnMut(&[Row]),
 ) -> Result<Vec<Row>, ProfileError> {
-    let mut costs: Vec<(u32, SessionCost)> = vec![];
-    for point in points {
-        if costs.iter().all(|(t, _)| *t != point.threads) {
-            costs.push((point.threads, overhead::measure(engine, point.threads)?));
-        }
-    }
     let mut table = vec![];
     for (name, model) in models {
-        let rows = bench_model(name, model, engine, points, rounds, &costs).map_err(|e| e.of_model(name))?;
+        let rows = bench_model(name, model, engine, points, rounds).map_err(|e| e.of_model(name))?;
         done(&rows);
         table.extend(rows);
     }
@@ -156,7 +156,6 @@ fn bench_model(
     engine: &dyn Engine,
     points: &[Point],
     rounds: Option<u32>,
-    costs: &[(u32, SessionCost)],
 ) -> Result<Vec<Row>, ProfileError> {
     let image = cut::cut_whole(model)?;
     let mut fed = vec![];
@@ -166,10 +165,23 @@ fn bench_model(
     let mut sampler = Sampler::load(engine, &image, &model.graph, &fed, Take { profiled: true, whole: true })?;
     let budgeted = sampler.warm_up(&ROUNDS)?;
     let rounds = rounds.map_or(budgeted, |n| vec![n.max(1); points.len()]);
-    sampler.measure(&rounds, &mut |_, _| {})?;
-    let cost = |threads: u32| costs.iter().find(|(t, _)| *t == threads).map(|(_, c)| *c);
-    let mut samples = sampler.finish(None, &|t| cost(t).map_or(0, |c| c.timing_overhead_ns))?;
-    isolated::refine(engine, model, &mut samples, &|t| cost(t).map_or(0, |c| c.launch_ns))?;
+    let mut added = Added::load(engine, model, &image, None, points)?;
+    let threads: BTreeSet<u32> = points.iter().map(|p| p.threads).collect();
+    let mut probes: Vec<Probe> = threads.into_iter().map(|t| Probe::load(engine, t)).collect::<Result<_, _>>()?;
+    sampler.measure(&rounds, &mut |_, _| {
+        probes.iter_mut().try_for_each(Probe::turn)?;
+        added.as_mut().map_or(Ok(()), Added::turn)
+    })?;
+    let mut costs: BTreeMap<u32, SessionCost> = BTreeMap::new();
+    for probe in probes {
+        costs.insert(probe.threads(), probe.finish()?);
+    }
+    let cost = |threads: u32| costs.get(&threads).copied();
+    let mut samples =
+        sampler.finish(added.as_ref().map(Added::atoms), &|t| cost(t).map_or(0, |c| c.timing_overhead_ns))?;
+    if let Some(added) = added {
+        added.refine(&mut samples, &|t| cost(t).map_or(0, |c| c.launch_ns));
+    }
     let name_key: Vec<u64> = name.bytes().map(u64::from).collect();
     let mut rng = Rng::keyed(super::SEED, &name_key);
     let row = |s: &super::sampling::Sampled| {
@@ -177,14 +189,15 @@ fn bench_model(
         let by_signature = pooled(&samples.atoms, &s.atoms);
         let sum: Nanos = samples.atoms.iter().filter_map(|a| by_signature.get(&a.signature)).map(|t| t.median).sum();
         let launch = cost(s.point.threads).map_or(0, |c| c.launch_ns);
+        let predicted = sum + Nanos(launch);
         Row {
             model: name.to_owned(),
             batch: s.point.batch,
             threads: s.point.threads,
             atoms: samples.atoms.len(),
-            predicted: sum + Nanos(launch),
+            predicted,
             measured: Nanos(middle(&s.whole_ns)),
-            errors: redrawn(&s.timed_ns, &s.whole_ns, launch, &mut rng),
+            errors: redrawn(&s.timed_ns, &s.whole_ns, predicted, &mut rng),
             rounds: s.whole_ns.len() as u32,
         }
     };
@@ -217,9 +230,11 @@ mod tests {
         let whole: Vec<u64> = (0..40).map(|i| 1_000 * (1 + i % 2)).collect();
         let timed: Vec<u64> = whole.iter().map(|w| w * 9 / 10).collect();
         let mut rng = Rng::new(1);
-        let drawn = redrawn(&timed, &whole, 0, &mut rng);
+        let drawn = redrawn(&timed, &whole, Nanos(middle(&timed)), &mut rng);
         assert_eq!(drawn.len(), DRAWS);
         assert!(drawn.iter().all(|e| (e + 0.1).abs() < 1e-3), "{drawn:?}");
-        assert_eq!(redrawn(&[], &whole, 0, &mut rng), Vec::<f64>::new());
+        let above = redrawn(&timed, &whole, Nanos(middle(&timed) + middle(&whole) / 10), &mut rng);
+        assert!(above.iter().sum::<f64>().abs() / (DRAWS as f64) < 5e-3, "{above:?}");
+        assert_eq!(redrawn(&[], &whole, Nanos(1), &mut rng), Vec::<f64>::new());
     }
 }

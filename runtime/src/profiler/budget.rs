@@ -21,9 +21,6 @@ impl Budget {
         Self { rounds_min: 5, rounds_max: 50, aim: Nanos(3_000_000_000), guard: Nanos(16_000_000_000) };
     /// For an atom run alone.
     pub const ATOM: Self = Self { rounds_min: 5, rounds_max: 20, aim: Nanos(100_000_000), guard: Nanos(1_000_000_000) };
-    /// For what an atom adds to a run: a difference needs more rounds than a duration.
-    pub const ADDED: Self =
-        Self { rounds_min: 9, rounds_max: 100, aim: Nanos(400_000_000), guard: Nanos(4_000_000_000) };
     /// A run that takes so long is not warmed up twice.
     pub const HUGE_RUN: Nanos = Nanos(500_000_000);
 

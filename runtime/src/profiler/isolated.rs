@@ -5,7 +5,7 @@
 //! run of the model with those values as extra outputs, for a made-up index would fail. Floats are made up.
 //!
 //! A run alone pays the launch of a session, which is taken off; what fusion and layout across atoms would have saved
-//! is not in the numbers. Where that matters most, for control flow, an atom is run behind all it depends on ([`refine`]).
+//! is not in the numbers. Where that matters most, for control flow, an atom is run behind all it depends on ([`Added`]).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -16,12 +16,13 @@ use tandem_ir::signature::Signature;
 use tandem_ir::{DType, Fact, Graph, Nanos, NodeId, TensorId, segment};
 use tandem_onnx::cut::{self, SegmentImage, boundary};
 use tandem_onnx::import::Model;
+use tandem_onnx::inspect;
 use tandem_onnx::value::{TensorValue, Value};
 
 use super::budget::Budget;
 use super::sampling::{Point, Samples, uncounted_runs};
-use super::{ProfileError, feeds, statistics};
-use crate::engine::{Engine, Session, SessionOptions};
+use super::{ProfileError, feeds, mapping, statistics};
+use crate::engine::{Engine, EngineError, EngineProfile, OptimizedNode, Session, SessionOptions};
 
 /// What was measured, and what could not be.
 #[derive(Clone, Debug, Default)]
@@ -67,91 +68,171 @@ pub fn measure(
     Ok(result)
 }
 
-/// Replaces the durations of atoms with control-flow bodies: an engine's timing of the nodes inside a body slows the node
-/// around them, by an amount it does not state. They cannot be run alone either, for their short loops depend on whether
-/// caches and threads are awake. So what an atom depends on is run with it and without it, in turns, and the difference
-/// is its own. Returns atoms that could not be measured so and keep the engine's timing, with the engine's words.
+/// Atoms with control-flow bodies, measured by what they add to a run.
 ///
-/// # Errors
-/// Inputs that cannot be made up.
-pub fn refine(
-    engine: &dyn Engine,
-    model: &Model,
-    samples: &mut Samples,
-    launch_ns: &dyn Fn(u32) -> u64,
-) -> Result<Vec<(Signature, String)>, ProfileError> {
-    let has_body = |a: &&Atom| a.nodes.iter().any(|n| !model.graph.node(*n).bodies.is_empty());
-    let mut distinct: BTreeMap<Signature, &Atom> = BTreeMap::new();
-    for atom in samples.atoms.iter().filter(has_body) {
-        distinct.entry(atom.signature.clone()).or_insert(atom);
-    }
-    let points: Vec<Point> = samples.points.iter().map(|s| s.point).collect();
-    let mut found: BTreeMap<Signature, Vec<Timing>> = BTreeMap::new();
-    let mut failures = vec![];
-    for (signature, atom) in distinct {
-        match added(engine, model, &atom.nodes, &points, launch_ns) {
-            Ok(timings) => drop(found.insert(signature, timings)),
-            Err(ProfileError::Engine(error)) => failures.push((signature, error.to_string())),
-            Err(ProfileError::Cut(error)) => failures.push((signature, error.to_string())),
-            Err(error) => return Err(error),
-        }
-    }
-    for (p, sampled) in samples.points.iter_mut().enumerate() {
-        for (atom, timing) in samples.atoms.iter().zip(&mut sampled.atoms) {
-            let Some(timings) = found.get(&atom.signature) else { continue };
-            let (was, is) = (timing.median.0, timings[p].median.0);
-            sampled.timed_ns.iter_mut().for_each(|t| *t = t.saturating_sub(was) + is);
-            *timing = timings[p];
-        }
-    }
-    Ok(failures)
+/// An engine's timing of the nodes inside a body slows the node around them, by an amount it does not state. Run alone
+/// such an atom says little either, for its short loops depend on whether caches and threads are awake. So what it
+/// depends on is run with it and without it, and the difference is its own. These runs take their turns in the rounds of
+/// everything else ([`Added::turn`]), so that drift of the machine hits all alike.
+pub struct Added {
+    atoms: Vec<Atom>,
+    points: Vec<Point>,
+    /// Runs with and, where it depends on anything, without the atom; points of each in order.
+    measured: Vec<(Signature, Vec<Run>, Option<Vec<Run>>)>,
+    /// Durations, in the order of [`Added::turn`].
+    taken: Vec<Vec<u64>>,
+    failures: Vec<(Signature, String)>,
 }
 
-/// What nodes (ascending) add to a run of all they depend on, by point.
-fn added(
+/// Distinct atoms with bodies that are measured so: each takes two more sessions a thread count, and two more runs a
+/// round.
+const ADDED_MAX: usize = 16;
+
+impl Added {
+    /// Loads the runs for a model's atoms: the known ones, or those that the engine's own graph tells. `None` for a model
+    /// without bodies, and an engine that does not tell its graph.
+    ///
+    /// # Errors
+    /// Inputs that cannot be made up, an engine that cannot load the model.
+    pub fn load(
+        engine: &dyn Engine,
+        model: &Model,
+        image: &SegmentImage,
+        known: Option<&[Atom]>,
+        points: &[Point],
+    ) -> Result<Option<Self>, ProfileError> {
+        let has_body = |n: &NodeId| !model.graph.node(*n).bodies.is_empty();
+        if !model.graph.placeable().any(|n| has_body(&n)) {
+            return Ok(None);
+        }
+        let atoms = match known {
+            Some(atoms) => atoms.to_vec(),
+            None => match atoms_of(engine, model, image)? {
+                Some(atoms) => atoms,
+                None => return Ok(None),
+            },
+        };
+        let mut distinct: BTreeMap<&Signature, &Atom> = BTreeMap::new();
+        for atom in atoms.iter().filter(|a| a.nodes.iter().any(has_body)) {
+            distinct.entry(&atom.signature).or_insert(atom);
+        }
+        let (mut measured, mut failures) = (vec![], vec![]);
+        for (signature, atom) in distinct {
+            if measured.len() == ADDED_MAX {
+                failures.push((signature.clone(), format!("more than {ADDED_MAX} such atoms")));
+                continue;
+            }
+            match with_and_without(engine, model, &atom.nodes, points) {
+                Ok((with, without)) => measured.push((signature.clone(), with, without)),
+                Err(ProfileError::Engine(error)) => failures.push((signature.clone(), error.to_string())),
+                Err(ProfileError::Cut(error)) => failures.push((signature.clone(), error.to_string())),
+                Err(error) => return Err(error),
+            }
+        }
+        let points = points.to_vec();
+        let mut added = Self { atoms, points, measured, taken: vec![], failures };
+        // Runs that are not counted: the first allocates and packs weights.
+        added.turn()?;
+        added.taken.clear();
+        Ok(Some(added))
+    }
+
+    /// All atoms of the model.
+    pub fn atoms(&self) -> &[Atom] {
+        &self.atoms
+    }
+
+    /// Runs everything once.
+    ///
+    /// # Errors
+    /// What the engine says.
+    pub fn turn(&mut self) -> Result<(), ProfileError> {
+        let mut place = 0;
+        for (_, with, without) in &self.measured {
+            // With and without it at one point stand beside each other.
+            for p in 0..self.points.len() {
+                for (session, values) in [Some(&with[p]), without.as_ref().map(|w| &w[p])].into_iter().flatten() {
+                    if self.taken.len() == place {
+                        self.taken.push(vec![]);
+                    }
+                    let took = visit(session.as_ref(), values, self.taken[place].last().copied())?;
+                    self.taken[place].push(took);
+                    place += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the differences in the place of the engine's timing. `launch_ns` is the cost of a session's run by thread
+    /// count. Returns atoms that could not be measured so and keep the engine's timing, and why.
+    pub fn refine(self, samples: &mut Samples, launch_ns: &dyn Fn(u32) -> u64) -> Vec<(Signature, String)> {
+        let mut taken = self.taken.iter().map(|d| statistics::timing(d, Method::Isolated));
+        for (signature, _, without) in &self.measured {
+            for (p, point) in self.points.iter().enumerate() {
+                let Some(with) = taken.next() else { return self.failures };
+                let less = match without {
+                    Some(_) => taken.next().map_or(Nanos::ZERO, |t| t.median),
+                    None => Nanos(launch_ns(point.threads)),
+                };
+                let own = Timing { median: with.median.saturating_sub(less), ..with };
+                let sampled = &mut samples.points[p];
+                for (atom, timing) in samples.atoms.iter().zip(&mut sampled.atoms) {
+                    if atom.signature == *signature {
+                        let (was, is) = (timing.median.0, own.median.0);
+                        sampled.timed_ns.iter_mut().for_each(|t| *t = t.saturating_sub(was) + is);
+                        *timing = own;
+                    }
+                }
+            }
+        }
+        self.failures
+    }
+}
+
+/// The model's atoms by the engine's own graph; `None` where it does not tell it.
+fn atoms_of(engine: &dyn Engine, model: &Model, image: &SegmentImage) -> Result<Option<Vec<Atom>>, ProfileError> {
+    let unread = |why: String| EngineError::Failed { engine: engine.name().into(), why };
+    let folder = tempfile::tempdir().map_err(|e| unread(format!("no folder for its graph: {e}")))?;
+    let Some(path) = engine.save_optimized(image, &SessionOptions::default(), folder.path())? else { return Ok(None) };
+    let nodes = inspect::nodes(&path).map_err(|e| unread(format!("its graph cannot be read: {e}")))?;
+    let told = |n: inspect::PlainNode| OptimizedNode { name: n.name, op: n.op, inputs: n.inputs, outputs: n.outputs };
+    let graph = nodes.into_iter().map(told).collect();
+    Ok(Some(mapping::map(&model.graph, &EngineProfile { graph, ..EngineProfile::default() }).atoms))
+}
+
+/// Runs of nodes (ascending) and all they depend on, and of the latter alone where there are any; by point.
+fn with_and_without(
     engine: &dyn Engine,
     model: &Model,
     nodes: &[NodeId],
     points: &[Point],
-    launch_ns: &dyn Fn(u32) -> u64,
-) -> Result<Vec<Timing>, ProfileError> {
+) -> Result<(Vec<Run>, Option<Vec<Run>>), ProfileError> {
     let graph = &model.graph;
-    let (reads, outputs) = boundary(graph, nodes);
-    let before = ancestors(graph, nodes);
-    let with: Vec<NodeId> = before.iter().chain(nodes).copied().collect::<BTreeSet<_>>().into_iter().collect();
-    let mut pieces = vec![(with, outputs)];
-    if !before.is_empty() {
-        let made = reads.into_iter().filter(|t| !graph.inputs.contains(t) && graph.tensor(*t).fact.crosses_devices());
-        pieces.push((before, made.collect()));
-    }
-    let mut runs = vec![];
-    for (nodes, outputs) in &pieces {
+    let runs = |nodes: &[NodeId], outputs: &[TensorId]| -> Result<Vec<Run>, ProfileError> {
         let inputs = boundary(graph, nodes).0;
         let image = cut::cut(model, nodes, &inputs, outputs)?;
-        let value = |t: &TensorId, fed: &[Value]| {
-            let position = graph.inputs.iter().position(|i| i == t);
-            position
-                .map(|i| fed[i].clone())
-                .ok_or_else(|| ProfileError::Shape { tensor: graph.tensor(*t).name.clone() })
-        };
         let feed = |p: &Point| {
             let fed = feeds(graph, p.batch)?;
-            inputs.iter().map(|t| value(t, &fed)).collect::<Result<Vec<_>, ProfileError>>()
+            let value = |t: &TensorId| {
+                let position = graph.inputs.iter().position(|i| i == t);
+                let unknown = || ProfileError::Shape { tensor: graph.tensor(*t).name.clone() };
+                position.map(|i| fed[i].clone()).ok_or_else(unknown)
+            };
+            inputs.iter().map(value).collect()
         };
-        runs.extend(loaded(engine, &image, points, &feed)?);
-    }
-    // With and without it at one point stand beside each other in a round.
-    let order: Vec<usize> = (0..points.len()).flat_map(|p| (p..runs.len()).step_by(points.len())).collect();
-    let mut taken = vec![vec![]; runs.len()];
-    let ordered: Vec<Run> = order.iter().map(|r| runs[*r].clone()).collect();
-    order.iter().zip(turns(&ordered, &Budget::ADDED)?).for_each(|(r, durations)| taken[*r] = durations);
-    let timing = |(p, point): (usize, &Point)| {
-        let with = statistics::timing(&taken[p], Method::Isolated);
-        let without = taken.get(points.len() + p).map(|d| statistics::timing(d, Method::Isolated));
-        let less = without.map_or(Nanos(launch_ns(point.threads)), |t| t.median);
-        Timing { median: with.median.saturating_sub(less), ..with }
+        loaded(engine, &image, points, &feed)
     };
-    Ok(points.iter().enumerate().map(timing).collect())
+    let (reads, outputs) = boundary(graph, nodes);
+    let before = ancestors(graph, nodes);
+    let with: BTreeSet<NodeId> = before.iter().chain(nodes).copied().collect();
+    let with = runs(&with.into_iter().collect::<Vec<_>>(), &outputs)?;
+    if before.is_empty() {
+        return Ok((with, None));
+    }
+    let made = |t: &TensorId| !graph.inputs.contains(t) && graph.tensor(*t).fact.crosses_devices();
+    let made: Vec<TensorId> = reads.into_iter().filter(made).collect();
+    Ok((with, Some(runs(&before, &made)?)))
 }
 
 /// All placeable nodes that nodes depend on, themselves left out; ascending.
@@ -213,18 +294,23 @@ fn loaded(
     Ok(runs)
 }
 
+/// The duration of a run, in nanoseconds, after some that are not counted: as many as the last one's duration asks for.
+fn visit(session: &dyn Session, values: &[Value], last: Option<u64>) -> Result<u64, ProfileError> {
+    for _ in 0..last.map_or(0, |ns| uncounted_runs(Nanos(ns))) {
+        session.run(values)?;
+    }
+    let start = Instant::now();
+    session.run(values)?;
+    Ok(start.elapsed().as_nanos() as u64)
+}
+
 /// Durations of runs, in nanoseconds, taken in turns.
 fn turns(runs: &[Run], budget: &Budget) -> Result<Vec<Vec<u64>>, ProfileError> {
     let mut durations = vec![vec![]; runs.len()];
     let turn = |durations: &mut Vec<Vec<u64>>| -> Result<Nanos, ProfileError> {
         let begin = Instant::now();
         for ((session, values), durations) in runs.iter().zip(durations) {
-            for _ in 0..durations.last().map_or(0, |ns| uncounted_runs(Nanos(*ns))) {
-                session.run(values)?;
-            }
-            let start = Instant::now();
-            session.run(values)?;
-            durations.push(start.elapsed().as_nanos() as u64);
+            durations.push(visit(session.as_ref(), values, durations.last().copied())?);
         }
         Ok(Nanos(begin.elapsed().as_nanos() as u64))
     };

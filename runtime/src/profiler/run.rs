@@ -15,6 +15,7 @@ use tandem_onnx::import::Model;
 
 use super::budget::{self, Budget};
 use super::cache::{self, Cache, FileTiming, SessionCost};
+use super::isolated::Added;
 use super::sampling::{Point, Sampler, Samples, Take, one_shape_a_session, threads_used};
 use super::{
     ProfileError, ProfileOptions, ProfileRequest, Progress, feeds, interference, is_batchable, isolated, links,
@@ -339,18 +340,21 @@ impl<'a> Run<'a> {
         }
         let mut sampler = Sampler::load(job.engine, image, &job.model.graph, &fed, take)?;
         let rounds = sampler.warm_up(&Budget::MODEL.shared(shares))?;
+        let mut added = Added::load(job.engine, job.model, image, known, points)?;
         sampler.measure(&rounds, &mut |done, of| {
             let part = OPERATORS * done as usize / of as usize;
             self.part(part, &format!("{}: operators, round {} of {of}", job.name, done + 1));
+            added.as_mut().map_or(Ok(()), Added::turn)
         })?;
+        let known = added.as_ref().map(Added::atoms).or(known);
         let mut samples = sampler.finish(known, &|t| costs.get(&t).map_or(0, |c| c.timing_overhead_ns))?;
         if samples.points.iter().any(|s| s.atoms.is_empty()) {
             self.alone(job, &mut samples, costs)?;
             return Ok(samples);
         }
         let launch = |t: u32| costs.get(&t).map_or(0, |c| c.launch_ns);
-        for (signature, why) in isolated::refine(job.engine, job.model, &mut samples, &launch)? {
-            self.note(&format!("{}: {signature} cannot be run alone and keeps the engine's timing: {why}", job.name));
+        for (signature, why) in added.map(|a| a.refine(&mut samples, &launch)).unwrap_or_default() {
+            self.note(&format!("{}: {signature} keeps the engine's timing: {why}", job.name));
         }
         Ok(samples)
     }

@@ -188,14 +188,18 @@ impl<'a> Sampler<'a> {
     }
 
     /// Counted rounds over all sessions and points, so many a point, those with fewer spread evenly. Says before each
-    /// round how many are done, and of how many.
+    /// round how many are done, and of how many; what else takes a turn in each round takes it then.
     ///
     /// # Errors
-    /// What the engine says while running.
-    pub fn measure(&mut self, rounds: &[u32], step: &mut dyn FnMut(u32, u32)) -> Result<(), ProfileError> {
+    /// What the engine says while running, and the step.
+    pub fn measure(
+        &mut self,
+        rounds: &[u32],
+        step: &mut dyn FnMut(u32, u32) -> Result<(), ProfileError>,
+    ) -> Result<(), ProfileError> {
         let most = rounds.iter().copied().max().unwrap_or(0);
         for done in 0..most {
-            step(done, most);
+            step(done, most)?;
             let due = |n: &u32| {
                 u64::from(done + 1) * u64::from(*n) / u64::from(most)
                     > u64::from(done) * u64::from(*n) / u64::from(most)
