@@ -75,6 +75,7 @@ pub fn plan_models(
 /// Axes that stay free, and shapes that contradict the file.
 pub fn bind(model: &mut Model, reference: &str, args: &BindArgs) -> Result<(Binding, Vec<String>)> {
     let mut proposal = batch::propose(&model.graph);
+    let guessed = proposal.inputs.clone();
     suggest(&mut proposal, reference);
     if let Some(path) = &args.sample {
         let sample = crate::commands::run::read_inputs(path, model)?;
@@ -100,6 +101,9 @@ pub fn bind(model: &mut Model, reference: &str, args: &BindArgs) -> Result<(Bind
         let dims = dims.into_iter().enumerate().map(keep).map(Some).collect();
         proposal.free.retain(|f| f.input != name);
         proposal.inputs.insert(name, dims);
+    }
+    if proposal.inputs != guessed {
+        proposal.note_anew(&model.graph);
     }
     let unbound = unbound(model, &proposal);
     let Some(binding) = proposal.binding().filter(|_| unbound.is_empty()) else {

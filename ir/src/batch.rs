@@ -64,6 +64,16 @@ impl BatchProposal {
     }
 }
 
+impl BatchProposal {
+    /// After a change of [`BatchProposal::inputs`]: notes on what they are now, in the place of those on what they were.
+    pub fn note_anew(&mut self, graph: &Graph) {
+        self.notes.clear();
+        self.equal_only.clear();
+        let tensors: Vec<&Tensor> = graph.inputs.iter().map(|t| graph.tensor(*t)).collect();
+        note_inputs(&tensors, self);
+    }
+}
+
 /// What a symbol's name says about batches.
 #[derive(Clone, Copy, PartialEq)]
 enum Meaning {

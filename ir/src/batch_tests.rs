@@ -72,6 +72,17 @@ fn time_and_atoms_are_no_batch() {
 }
 
 #[test]
+fn notes_follow_what_the_inputs_are_made() {
+    let graph = inputs(&[("input", "? ?"), ("state", "2 ? 128"), ("rate", "")]);
+    let mut p = propose(&graph);
+    assert!(p.notes.iter().any(|n| n.contains("batch 1 only")), "{:?}", p.notes);
+    p.inputs.insert("input".into(), vec![Some(BoundDim::Batch(1)), Some(BoundDim::Fixed(576))]);
+    p.note_anew(&graph);
+    assert!(!p.notes.iter().any(|n| n.contains("batch 1 only")), "{:?}", p.notes);
+    assert_eq!(p.equal_only, ["state", "rate"]);
+}
+
+#[test]
 fn bindings_are_checked_and_applied() {
     use BoundDim::{Batch, Fixed};
     let mut g = inputs(&[("x", "batch 3 h h"), ("s", "")]);

@@ -78,7 +78,7 @@ fn runs(
         match run(engine, model, *batch, sample) {
             Ok(run) => runs.push(run),
             Err(error) => {
-                notes.push(format!("{} cannot run it at batch {batch}: {error}", engine.name()));
+                notes.push(format!("not observed at batch {batch}: {error}"));
                 // Two sizes would take a size of the batch plus nothing for the batch: all three, or one alone.
                 runs.truncate(1);
                 return runs;

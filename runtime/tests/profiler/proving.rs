@@ -94,7 +94,7 @@ fn facts_come_from_the_first_engine_that_runs() {
     for engine in engines("facts") {
         let found = facts::resolve(&[&Broken, engine.as_ref()], &model, &binding, None, None).unwrap();
         assert_eq!(found.engine.as_deref(), Some(engine.name()));
-        assert!(found.notes.iter().any(|n| n.contains("broken cannot run it at batch 1")), "{:?}", found.notes);
+        assert!(found.notes.iter().any(|n| n.contains("not observed at batch 1: broken")), "{:?}", found.notes);
         let y = found.graph.tensors.iter().find(|t| t.name == "y").unwrap();
         assert_eq!(y.fact.to_string(), "f32[Nx4]");
     }
