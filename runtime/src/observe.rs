@@ -6,7 +6,7 @@
 //! outputs.
 //!
 //! Control-flow bodies are then run in the same way, each alone, with the values that arrived at their node: both
-//! branches of an `If`, the first turn of a `Loop` or `Scan` ([`bodies`]).
+//! branches of an `If`, the first turn of a `Loop` or `Scan` (`observe/bodies.rs`).
 
 mod bodies;
 
