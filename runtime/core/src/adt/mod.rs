@@ -12,7 +12,9 @@
 //! Source: the slides "GPU inference scheduling with asynchronous data transfer" for serial and slide; flow is ours.
 
 pub mod lines;
+pub mod rate;
 pub mod steady;
 
 pub use lines::{Fit, Line, Lines, PhaseSample};
+pub use rate::RateEstimator;
 pub use steady::{Mode, Steady, Within};
