@@ -9,6 +9,7 @@
 //! - [`device`]: what engines, CUDA and the emulator look like from here.
 //! - [`emulator`]: the timing emulator, a device that plays the steps' planned durations.
 //! - [`memory`]: what is alive where, and the peak of it.
+//! - [`sim`]: when requests arrive in a simulated world.
 //! - [`trace`]: what ran when, predicted beside measured, as a Chrome trace.
 
 #![forbid(unsafe_code)]
@@ -20,6 +21,7 @@ pub mod execution;
 pub mod limits;
 pub mod memory;
 pub mod rng;
+pub mod sim;
 pub mod trace;
 
 pub use device::{Command, Completion, Device, DeviceError, DeviceSpec, Ticket};
