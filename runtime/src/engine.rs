@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tandem_ir::DType;
 use tandem_onnx::cut::SegmentImage;
+use tandem_onnx::inspect::PlainNode;
 use tandem_onnx::value::Value;
 
 /// How a segment is prepared.
@@ -46,6 +47,12 @@ pub struct OptimizedNode {
     pub inputs: Vec<String>,
     /// Names of the values it makes.
     pub outputs: Vec<String>,
+}
+
+impl From<PlainNode> for OptimizedNode {
+    fn from(node: PlainNode) -> Self {
+        Self { name: node.name, op: node.op, inputs: node.inputs, outputs: node.outputs }
+    }
 }
 
 /// What the engine's own timing says of a session.

@@ -196,8 +196,7 @@ fn atoms_of(engine: &dyn Engine, model: &Model, image: &SegmentImage) -> Result<
     let folder = tempfile::tempdir().map_err(|e| unread(format!("no folder for its graph: {e}")))?;
     let Some(path) = engine.save_optimized(image, &SessionOptions::default(), folder.path())? else { return Ok(None) };
     let nodes = inspect::nodes(&path).map_err(|e| unread(format!("its graph cannot be read: {e}")))?;
-    let told = |n: inspect::PlainNode| OptimizedNode { name: n.name, op: n.op, inputs: n.inputs, outputs: n.outputs };
-    let graph = nodes.into_iter().map(told).collect();
+    let graph = nodes.into_iter().map(OptimizedNode::from).collect();
     Ok(Some(mapping::map(&model.graph, &EngineProfile { graph, ..EngineProfile::default() }).atoms))
 }
 

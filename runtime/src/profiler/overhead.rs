@@ -86,7 +86,7 @@ impl Probe {
         self.threads
     }
 
-    /// Runs each chain once, one after the other: about 1 ms.
+    /// Measures each chain once, one after the other, warm: a few milliseconds.
     ///
     /// # Errors
     /// What the engine says.
@@ -130,7 +130,7 @@ impl Probe {
     }
 }
 
-/// Measures an engine at a thread count: about 300 ms.
+/// Measures an engine at a thread count: under a second.
 ///
 /// # Errors
 /// What the engine says; it cannot run the simplest of models then.

@@ -41,9 +41,7 @@ const KERNEL: &str = "_kernel_time";
 /// The nodes of the saved optimised graph, its bodies' left out.
 pub(super) fn graph(path: &Path) -> Result<Vec<OptimizedNode>, EngineError> {
     let nodes = inspect::nodes(path).map_err(|e| failed(format!("the optimised graph cannot be read: {e}")))?;
-    let convert =
-        |n: inspect::PlainNode| OptimizedNode { name: n.name, op: n.op, inputs: n.inputs, outputs: n.outputs };
-    Ok(nodes.into_iter().map(convert).collect())
+    Ok(nodes.into_iter().map(OptimizedNode::from).collect())
 }
 
 /// Reads a profile. Nodes that are not in the graph are bodies' inner nodes, and left out.
