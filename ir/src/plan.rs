@@ -89,6 +89,8 @@ pub struct Tenant {
     pub model: String,
     /// Dimensions of each input, by name.
     pub shapes: BTreeMap<String, Vec<BoundDim>>,
+    /// Requests a second it is planned for, in thousandths, where the author says so.
+    pub millirate: Option<u64>,
     /// Why batches are sound, or are not used.
     pub batching: Batching,
     /// Batch sizes the planner may choose from.
@@ -114,12 +116,38 @@ pub struct Application {
     pub edges: Vec<(usize, usize)>,
 }
 
+/// When waiting requests are closed into a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// As soon as a route has room: what waits, up to its batch size; while it is less than a preferred size, once the
+    /// oldest request has waited for the delay (the dynamic batcher of inference servers).
+    Fixed {
+        /// Sizes that are closed at once, ascending; empty: the largest batch alone.
+        preferred: Vec<u64>,
+        /// How long the oldest request waits for such a size.
+        queue_delay: Nanos,
+    },
+    /// One batch at a time: all that waits when the one before is done.
+    AdtSerial,
+    /// Overlapped transfers, by the published formulas, which promise too much at high rates.
+    AdtSlide,
+    /// Overlapped transfers, with flow conserved: the next upload ends as the compute in front does.
+    AdtFlow,
+}
+
 /// How requests become batches.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Serving {
-    /// Batches of exactly the planned size, or what has come when the delay is over.
-    #[default]
-    Fixed,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Serving {
+    /// When a batch is closed.
+    pub policy: Policy,
+    /// Most requests of a tenant that wait; the next one is refused. `None`: as many as the runtime allows.
+    pub queue_max: Option<u32>,
+}
+
+impl Default for Serving {
+    fn default() -> Self {
+        Self { policy: Policy::AdtFlow, queue_max: None }
+    }
 }
 
 /// The part of a plan people write.

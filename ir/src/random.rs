@@ -219,6 +219,7 @@ fn tenant(r: &mut Random) -> Tenant {
         name: r.name(),
         model: r.name(),
         shapes: r.list(3, |r| (r.name(), r.list(4, dim))).into_iter().collect::<BTreeMap<_, _>>(),
+        millirate: None,
         batching: match r.below(4) {
             0 => Batching::Proven,
             1 => Batching::Inferred,
@@ -306,7 +307,7 @@ pub fn plan(r: &mut Random) -> Plan {
                 tenants: r.list(3, tenant),
                 edges: r.list(3, |r| (r.below(4), r.below(4))),
             }),
-            serving: Serving::Fixed,
+            serving: Serving::default(),
         },
         derived: Derived {
             authored: r.fingerprint(),

@@ -290,6 +290,7 @@ fn author(input: &PlanInput<'_>, batches: &[u64], kept: &[&Point], chosen: u64) 
         name: input.tenant.clone(),
         model: input.model.clone(),
         shapes: input.shapes.clone(),
+        millirate: None,
         batching: input.batching.clone(),
         batches: batches.to_vec(),
         pins: input.pins.clone(),
@@ -306,7 +307,7 @@ fn author(input: &PlanInput<'_>, batches: &[u64], kept: &[&Point], chosen: u64) 
         objective: input.objective,
         search: input.search.to_string(),
         applications: vec![application],
-        serving: Serving::Fixed,
+        serving: Serving::default(),
     }
 }
 

@@ -213,6 +213,7 @@ fn sound(seed: u64) -> (Graph, Plan) {
                 name: "t".into(),
                 model: "zoo:t".into(),
                 shapes: BTreeMap::from([("x".into(), vec![BoundDim::Fixed(1), BoundDim::Fixed(8)])]),
+                millirate: None,
                 batching: Batching::Proven,
                 batches: vec![1, 2],
                 pins: vec![],
@@ -226,7 +227,7 @@ fn sound(seed: u64) -> (Graph, Plan) {
             }],
             edges: vec![],
         }],
-        serving: Serving::Fixed,
+        serving: Serving::default(),
     };
     let derived = Derived {
         authored: format::plan::authored_digest(&authored),

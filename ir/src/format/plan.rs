@@ -11,7 +11,8 @@ use super::scalar::{Axis, Duration, Pattern, Percentile, Ref};
 use super::{Fault, FormatError};
 use crate::fingerprint::Fingerprint;
 use crate::machine::Machine;
-use crate::plan::{Application, Authored, AuthoredRoute, Batching, Objective, Part, Plan, Serving, Tenant};
+use crate::plan::{Application, Authored, AuthoredRoute, Batching, Objective, Part, Plan, Policy, Serving, Tenant};
+use crate::units::Nanos;
 
 const KIND: &str = "Plan";
 
@@ -143,10 +144,13 @@ enum ObjectiveTwin {
 }
 
 #[derive(Clone, Copy, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 enum ServingTwin {
-    #[default]
     Fixed,
+    AdtSerial,
+    AdtSlide,
+    #[default]
+    AdtFlow,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -231,8 +235,11 @@ impl From<&Authored> for AuthoredTwin {
                 Objective::Throughput => ObjectiveTwin::Throughput,
             },
             search: authored.search.clone(),
-            serving: match authored.serving {
-                Serving::Fixed => ServingTwin::Fixed,
+            serving: match authored.serving.policy {
+                Policy::Fixed { .. } => ServingTwin::Fixed,
+                Policy::AdtSerial => ServingTwin::AdtSerial,
+                Policy::AdtSlide => ServingTwin::AdtSlide,
+                Policy::AdtFlow => ServingTwin::AdtFlow,
             },
             applications: authored.applications.iter().map(ApplicationTwin::from).collect(),
         }
@@ -312,8 +319,14 @@ impl AuthoredTwin {
             },
             search: self.search,
             applications,
-            serving: match self.serving {
-                ServingTwin::Fixed => Serving::Fixed,
+            serving: Serving {
+                policy: match self.serving {
+                    ServingTwin::Fixed => Policy::Fixed { preferred: vec![], queue_delay: Nanos::ZERO },
+                    ServingTwin::AdtSerial => Policy::AdtSerial,
+                    ServingTwin::AdtSlide => Policy::AdtSlide,
+                    ServingTwin::AdtFlow => Policy::AdtFlow,
+                },
+                queue_max: None,
             },
         })
     }
@@ -368,6 +381,7 @@ impl TenantTwin {
             name: self.name,
             model: self.model,
             shapes: self.shapes.into_iter().map(|(k, v)| (k, v.into_iter().map(|d| d.0).collect())).collect(),
+            millirate: None,
             batching,
             batches: self.batches,
             pins: self.pins.into_iter().map(PartTwin::part).collect(),

@@ -39,6 +39,9 @@ pub struct Ticket {
     pub route: u32,
     /// The batch, never used twice while any of its commands is outstanding.
     pub batch: u64,
+    /// Which of the route's sets of buffers holds the batch's values: below the route's bound of batches in flight, and
+    /// of one batch until its last command has completed.
+    pub ring: u32,
     /// Position of the step in the route.
     pub step: u32,
 }
@@ -192,4 +195,8 @@ pub trait Device {
     fn next_wakeup(&self) -> Option<Time> {
         None
     }
+
+    /// What to call, from any thread, whenever there may be something new to poll. Devices that know their future call
+    /// nothing.
+    fn set_waker(&mut self, _waker: Arc<dyn Fn() + Send + Sync>) {}
 }

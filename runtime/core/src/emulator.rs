@@ -306,7 +306,7 @@ impl Player {
         for (batch, execution) in &mut self.flying {
             while let Some(step) = execution.poll_step() {
                 let route = execution.route().clone();
-                let ticket = Ticket { route: 0, batch: *batch, step: step as u32 };
+                let ticket = Ticket { route: 0, batch: *batch, ring: 0, step: step as u32 };
                 let command = Command { lane: route.steps[step].lane, ticket, route };
                 self.device.submit(now, command).expect("the device has the route's lanes");
             }

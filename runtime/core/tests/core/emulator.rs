@@ -93,7 +93,7 @@ fn a_failure_skips_the_rest_of_its_batch_on_the_lane() {
     let options = EmulationOptions { faults: vec![(0, 0)], ..Default::default() };
     let mut device = EmulatedDevice::for_route(&route, options);
     for (batch, step) in [(0, 0), (0, 1), (1, 0)] {
-        let ticket = Ticket { route: 0, batch, step };
+        let ticket = Ticket { route: 0, batch, ring: 0, step };
         device.submit(Time(0), Command { lane: 0, ticket, route: route.clone() }).unwrap();
     }
     assert_eq!(device.next_wakeup(), Some(Time(10)));
@@ -113,7 +113,8 @@ fn a_failure_skips_the_rest_of_its_batch_on_the_lane() {
 fn late_polls_do_not_stretch_a_lane() {
     let route = Arc::new(routes::timed(1, &[(0, 10, &[]), (0, 10, &[]), (0, 10, &[])]));
     let mut device = EmulatedDevice::for_route(&route, EmulationOptions::default());
-    let command = |step| Command { lane: 0, ticket: Ticket { route: 0, batch: 0, step }, route: route.clone() };
+    let command =
+        |step| Command { lane: 0, ticket: Ticket { route: 0, batch: 0, ring: 0, step }, route: route.clone() };
     device.submit(Time(5), command(0)).unwrap();
     device.submit(Time(6), command(1)).unwrap();
     device.submit(Time(50), command(2)).unwrap();
