@@ -12,3 +12,4 @@ pub mod observe;
 pub mod profiler;
 pub mod rows;
 pub mod sample;
+pub mod server;
