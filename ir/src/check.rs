@@ -14,7 +14,7 @@ mod plan;
 mod route;
 
 pub use against::check_plan_against;
-pub use plan::check_plan;
+pub use plan::{check_plan, check_serving};
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

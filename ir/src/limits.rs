@@ -19,6 +19,13 @@ pub const DOCUMENT_BYTES_MAX: u64 = 256 << 20;
 /// Batch size of one route: larger ones are refused as mistakes.
 pub const BATCH_MAX: u64 = 4096;
 
+/// Tenants of one plan. Each has sessions of its own, and beyond the cores of any machine we describe tenants share cores.
+pub const TENANTS_MAX: usize = 64;
+
+/// Requests a second of one tenant, in thousandths: a thousand million a second is a mistake. Far below 2^53, so that a rate
+/// is exact as the decimal number it is written as.
+pub const MILLIRATE_MAX: u64 = 1_000_000_000_000;
+
 /// Nesting of lists and maps in a document. Ours nest at most 10 deep.
 pub const DOCUMENT_DEPTH_MAX: usize = 64;
 

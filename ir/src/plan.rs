@@ -135,6 +135,18 @@ pub enum Policy {
     AdtFlow,
 }
 
+impl Policy {
+    /// The name that stands in plans: `fixed`, `adt-serial`, `adt-slide`, `adt-flow`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Policy::Fixed { .. } => "fixed",
+            Policy::AdtSerial => "adt-serial",
+            Policy::AdtSlide => "adt-slide",
+            Policy::AdtFlow => "adt-flow",
+        }
+    }
+}
+
 /// How requests become batches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Serving {
@@ -147,6 +159,23 @@ pub struct Serving {
 impl Default for Serving {
     fn default() -> Self {
         Self { policy: Policy::AdtFlow, queue_max: None }
+    }
+}
+
+impl fmt::Display for Serving {
+    /// `adt-flow`, `fixed, preferred sizes 4, 8, queue delay 2.00 ms, at most 1024 waiting`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.policy.name())?;
+        if let Policy::Fixed { preferred, queue_delay } = &self.policy {
+            let sizes: Vec<String> = preferred.iter().map(u64::to_string).collect();
+            if !sizes.is_empty() {
+                write!(f, ", preferred sizes {}", sizes.join(", "))?;
+            }
+            if *queue_delay > Nanos::ZERO {
+                write!(f, ", queue delay {queue_delay}")?;
+            }
+        }
+        self.queue_max.map_or(Ok(()), |most| write!(f, ", at most {most} waiting"))
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::dtype::DType;
 use crate::fingerprint::Fingerprint;
 use crate::graph::{Dim, Fact, Graph, GraphBuilder, Kind, NodeDraft, NodeId, Origin};
+use crate::limits::MILLIRATE_MAX;
 use crate::machine::{Device, DeviceKind, Engine, Link, Machine, Rates};
 use crate::plan::*;
 use crate::profile::*;
@@ -219,7 +220,7 @@ fn tenant(r: &mut Random) -> Tenant {
         name: r.name(),
         model: r.name(),
         shapes: r.list(3, |r| (r.name(), r.list(4, dim))).into_iter().collect::<BTreeMap<_, _>>(),
-        millirate: None,
+        millirate: r.maybe(|r| r.number() % (MILLIRATE_MAX + 1)),
         batching: match r.below(4) {
             0 => Batching::Proven,
             1 => Batching::Inferred,
@@ -294,6 +295,16 @@ fn route(r: &mut Random) -> Route {
     }
 }
 
+fn serving(r: &mut Random) -> Serving {
+    let policy = match r.below(4) {
+        0 => Policy::Fixed { preferred: r.list(4, Random::number), queue_delay: r.nanos() },
+        1 => Policy::AdtSerial,
+        2 => Policy::AdtSlide,
+        _ => Policy::AdtFlow,
+    };
+    Serving { policy, queue_max: r.maybe(|r| r.number() as u32) }
+}
+
 /// Any plan, sound or not.
 pub fn plan(r: &mut Random) -> Plan {
     Plan {
@@ -307,7 +318,7 @@ pub fn plan(r: &mut Random) -> Plan {
                 tenants: r.list(3, tenant),
                 edges: r.list(3, |r| (r.below(4), r.below(4))),
             }),
-            serving: Serving::default(),
+            serving: serving(r),
         },
         derived: Derived {
             authored: r.fingerprint(),

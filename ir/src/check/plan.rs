@@ -3,8 +3,9 @@
 use super::route::check_route;
 use super::{Collect, Finding, machine_in, repeated};
 use crate::format::plan::{authored_digest, rebuild_command};
-use crate::limits::BATCH_MAX;
-use crate::plan::{Application, Authored, AuthoredRoute, Derived, Plan, Route, Tenant};
+use crate::format::scalar::Rate;
+use crate::limits::{BATCH_MAX, MILLIRATE_MAX, TENANTS_MAX};
+use crate::plan::{Application, Authored, AuthoredRoute, Derived, Plan, Policy, Route, Serving, Tenant};
 
 /// Checks a plan's internal consistency; `file` is its name in the command that mends it. See [`super::check_plan_against`] for
 /// the models.
@@ -19,8 +20,28 @@ pub fn check_plan(plan: &Plan, file: &str) -> Vec<Finding> {
     });
     graphs(&plan.authored, &plan.derived, out);
     routes(plan, out);
+    rates(plan, out);
+    threads(plan, out);
     memory(&plan.derived, out);
     findings
+}
+
+/// Checks a serving section for tenants whose largest batch is `largest`.
+pub fn check_serving(serving: &Serving, largest: u64) -> Vec<Finding> {
+    let mut findings = vec![];
+    serving_in(serving, largest, &mut Collect::new(&mut findings, "serving"));
+    findings
+}
+
+fn serving_in(serving: &Serving, largest: u64, at: &mut Collect<'_>) {
+    at.expect(serving.queue_max != Some(0), || "queue_max: expected room for at least one request, found 0".into());
+    let Policy::Fixed { preferred, .. } = &serving.policy else { return };
+    let mut at = at.inside("preferred");
+    at.expect(!preferred.contains(&0), || "expected sizes of at least 1, found 0".into());
+    at.expect(preferred.is_sorted_by(|a, b| a < b), || format!("expected ascending sizes, found {preferred:?}"));
+    for size in preferred.iter().filter(|size| **size > largest) {
+        at.error(format!("expected sizes of at most {largest}, the tenants' largest batch, found {size}"));
+    }
 }
 
 fn authored(plan: &Plan, out: &mut Collect<'_>) {
@@ -34,6 +55,11 @@ fn authored(plan: &Plan, out: &mut Collect<'_>) {
     for i in repeated(&tenants) {
         out.error(format!("expected unique tenant names, found \"{}\" again", tenants[i]));
     }
+    out.expect(tenants.len() <= TENANTS_MAX, || {
+        format!("expected at most {TENANTS_MAX} tenants, found {}", tenants.len())
+    });
+    let largest = plan.authored.tenants().flat_map(|t| &t.batches).max().copied().unwrap_or(0);
+    serving_in(&plan.authored.serving, largest, &mut out.inside("serving"));
     for application in applications {
         let at = &mut out.inside(&format!("application \"{}\"", application.name));
         application_in(application, at);
@@ -75,6 +101,10 @@ fn application_in(application: &Application, at: &mut Collect<'_>) {
 
 fn tenant_in(plan: &Plan, tenant: &Tenant, at: &mut Collect<'_>) {
     at.expect(!tenant.model.is_empty(), || "expected a model, found none".into());
+    at.expect(tenant.millirate.is_none_or(|r| (1..=MILLIRATE_MAX).contains(&r)), || {
+        let millirate = tenant.millirate.unwrap_or(0);
+        format!("expected a rate of 0.001 to {} requests/s, found {}", MILLIRATE_MAX / 1000, Rate(millirate))
+    });
     at.expect(!tenant.batches.is_empty(), || "expected at least one batch size, found none".into());
     for batch in &tenant.batches {
         at.expect((1..=BATCH_MAX).contains(batch), || format!("expected batches of 1 to {BATCH_MAX}, found {batch}"));
@@ -152,6 +182,35 @@ fn routes(plan: &Plan, out: &mut Collect<'_>) {
             at.expect(expected == found, || format!("expected what is authored, {expected}, found {found}"));
         }
         check_route(route, origin.map(|(_, r)| r), &plan.derived.machine, &mut at);
+    }
+}
+
+/// A rate that no route can carry: each route's requests a second bound the whole by its share of them.
+fn rates(plan: &Plan, out: &mut Collect<'_>) {
+    for tenant in plan.authored.tenants() {
+        let Some(wanted) = tenant.millirate else { continue };
+        let serving = plan.derived.routes.iter().filter(|r| r.tenant == tenant.name && r.share_permille > 0);
+        let most = |r: &Route| u128::from(r.prediction.millirequests_per_s) * 1000 / u128::from(r.share_permille);
+        let carried = serving.map(most).min().filter(|carried| *carried < u128::from(wanted));
+        if let Some(carried) = carried.and_then(|c| u64::try_from(c).ok()) {
+            out.inside(&format!("tenant \"{}\"", tenant.name)).warning(format!(
+                "its routes carry at most {} of the {} requests/s it is planned for",
+                Rate(carried),
+                Rate(wanted)
+            ));
+        }
+    }
+}
+
+/// Tenants that run at once on more threads than there are cores: each was planned as though its cores were its own.
+fn threads(plan: &Plan, out: &mut Collect<'_>) {
+    let Some(host) = plan.derived.machine.devices.first() else { return };
+    let most = |t: &Tenant| t.routes.iter().map(|r| u64::from(r.lanes).saturating_mul(r.threads.into())).max();
+    let each: Vec<u64> = plan.authored.tenants().filter_map(most).collect();
+    let total = each.iter().fold(0, |sum: u64, threads| sum.saturating_add(*threads));
+    if each.len() > 1 && total > u64::from(host.cores) {
+        let (tenants, cores) = (each.len(), host.cores);
+        out.inside("tenants").warning(format!("{total} threads of {tenants} tenants on {cores} cores"));
     }
 }
 

@@ -354,6 +354,56 @@ fn each_fault_of_a_route_is_found() {
 }
 
 #[test]
+fn each_fault_of_what_people_write_is_found() {
+    type Fault = (&'static str, fn(&mut Authored));
+    fn tenant(a: &mut Authored) -> &mut Tenant {
+        &mut a.applications[0].tenants[0]
+    }
+    fn fixed(a: &mut Authored, preferred: &[u64]) {
+        a.serving.policy = Policy::Fixed { preferred: preferred.to_vec(), queue_delay: Nanos(7) };
+    }
+    let faults: [Fault; 9] = [
+        ("serving: preferred: expected sizes of at least 1, found 0", |a| fixed(a, &[0, 2])),
+        ("serving: preferred: expected ascending sizes, found [2, 1]", |a| fixed(a, &[2, 1])),
+        ("serving: preferred: expected ascending sizes, found [2, 2]", |a| fixed(a, &[2, 2])),
+        ("serving: preferred: expected sizes of at most 2, the tenants' largest batch, found 3", |a| fixed(a, &[1, 3])),
+        ("serving: queue_max: expected room for at least one request, found 0", |a| a.serving.queue_max = Some(0)),
+        ("expected a rate of 0.001 to 1000000000 requests/s, found 0", |a| tenant(a).millirate = Some(0)),
+        ("requests/s, found 1000000000.001", |a| tenant(a).millirate = Some(crate::limits::MILLIRATE_MAX + 1)),
+        ("expected unique tenant names, found \"t\" again", |a| a.applications.push(a.applications[0].clone())),
+        ("expected at most 64 tenants, found 65", |a| a.applications = vec![a.applications[0].clone(); 65]),
+    ];
+    for (expected, fault) in faults {
+        let (_, mut plan) = sound(3);
+        fault(&mut plan.authored);
+        let errors = check_plan(&plan, "p.yaml").into_iter().filter(|f| f.severity == Severity::Error);
+        let lines: Vec<String> = errors.map(|f| format!("{}: {}", f.component, f.message)).collect();
+        assert!(lines.iter().any(|l| l.contains(expected)), "nothing says \"{expected}\": {lines:#?}");
+    }
+    let (_, mut plan) = sound(3);
+    fixed(&mut plan.authored, &[1, 2]);
+    plan.derived.authored = format::plan::authored_digest(&plan.authored);
+    assert_eq!(check_plan(&plan, "p.yaml"), []);
+}
+
+#[test]
+fn tenants_that_ask_for_too_much_are_warned_of() {
+    let warned = |plan: &Plan, expected: &str| {
+        let findings = check_plan(plan, "p.yaml");
+        findings.iter().any(|f| f.severity == Severity::Warning && f.message.contains(expected))
+    };
+    let (_, mut plan) = sound(3);
+    let carried = plan.derived.routes[0].prediction.millirequests_per_s;
+    plan.authored.applications[0].tenants[0].millirate = Some(carried);
+    assert!(!warned(&plan, "requests/s it is planned for"));
+    plan.authored.applications[0].tenants[0].millirate = Some(carried + 1);
+    assert!(warned(&plan, "requests/s it is planned for"));
+    assert!(!warned(&plan, "threads of"));
+    plan.authored.applications.push(plan.authored.applications[0].clone());
+    assert!(warned(&plan, "8 threads of 2 tenants on 4 cores"), "{:#?}", check_plan(&plan, "p.yaml"));
+}
+
+#[test]
 fn each_fault_against_the_model_is_found() {
     type Fault = (&'static str, fn(&mut Plan));
     fn route(p: &mut Plan) -> &mut Route {

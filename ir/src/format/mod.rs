@@ -23,6 +23,7 @@ pub mod plan;
 pub mod profile;
 pub mod scalar;
 mod scan;
+mod serving;
 #[cfg(test)]
 mod tests;
 

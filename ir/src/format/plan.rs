@@ -7,12 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use super::derived::DerivedTwin;
 use super::machine::MachineTwin;
-use super::scalar::{Axis, Duration, Pattern, Percentile, Ref};
+use super::scalar::{Axis, Duration, Pattern, Percentile, Rate, Ref};
+use super::serving::ServingTwin;
 use super::{Fault, FormatError};
 use crate::fingerprint::Fingerprint;
 use crate::machine::Machine;
-use crate::plan::{Application, Authored, AuthoredRoute, Batching, Objective, Part, Plan, Policy, Serving, Tenant};
-use crate::units::Nanos;
+use crate::plan::{Application, Authored, AuthoredRoute, Batching, Objective, Part, Plan, Tenant};
 
 const KIND: &str = "Plan";
 
@@ -143,16 +143,6 @@ enum ObjectiveTwin {
     Throughput,
 }
 
-#[derive(Clone, Copy, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum ServingTwin {
-    Fixed,
-    AdtSerial,
-    AdtSlide,
-    #[default]
-    AdtFlow,
-}
-
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a map of fields")]
 struct ApplicationTwin {
@@ -188,6 +178,8 @@ struct TenantTwin {
     model: String,
     #[serde(default)]
     shapes: BTreeMap<String, Vec<Axis>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rate: Option<Rate>,
     #[serde(default)]
     batching: BatchingTwin,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -235,12 +227,7 @@ impl From<&Authored> for AuthoredTwin {
                 Objective::Throughput => ObjectiveTwin::Throughput,
             },
             search: authored.search.clone(),
-            serving: match authored.serving.policy {
-                Policy::Fixed { .. } => ServingTwin::Fixed,
-                Policy::AdtSerial => ServingTwin::AdtSerial,
-                Policy::AdtSlide => ServingTwin::AdtSlide,
-                Policy::AdtFlow => ServingTwin::AdtFlow,
-            },
+            serving: ServingTwin::from(&authored.serving),
             applications: authored.applications.iter().map(ApplicationTwin::from).collect(),
         }
     }
@@ -279,6 +266,7 @@ impl From<&Tenant> for TenantTwin {
             name: t.name.clone(),
             model: t.model.clone(),
             shapes: t.shapes.iter().map(|(k, v)| (k.clone(), v.iter().map(|d| Axis(*d)).collect())).collect(),
+            rate: t.millirate.map(Rate),
             batching,
             batching_refusal,
             batches: t.batches.clone(),
@@ -319,15 +307,7 @@ impl AuthoredTwin {
             },
             search: self.search,
             applications,
-            serving: Serving {
-                policy: match self.serving {
-                    ServingTwin::Fixed => Policy::Fixed { preferred: vec![], queue_delay: Nanos::ZERO },
-                    ServingTwin::AdtSerial => Policy::AdtSerial,
-                    ServingTwin::AdtSlide => Policy::AdtSlide,
-                    ServingTwin::AdtFlow => Policy::AdtFlow,
-                },
-                queue_max: None,
-            },
+            serving: self.serving.serving().map_err(|f| f.under("serving"))?,
         })
     }
 }
@@ -381,7 +361,7 @@ impl TenantTwin {
             name: self.name,
             model: self.model,
             shapes: self.shapes.into_iter().map(|(k, v)| (k, v.into_iter().map(|d| d.0).collect())).collect(),
-            millirate: None,
+            millirate: self.rate.map(|r| r.0),
             batching,
             batches: self.batches,
             pins: self.pins.into_iter().map(PartTwin::part).collect(),

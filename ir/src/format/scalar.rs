@@ -10,6 +10,7 @@ use serde::ser::{Serialize, Serializer};
 
 use crate::dtype::DType;
 use crate::fingerprint::Fingerprint;
+use crate::limits::MILLIRATE_MAX;
 use crate::plan::{BoundDim, NodePattern};
 use crate::units::{Bytes, Nanos};
 
@@ -41,6 +42,7 @@ const ARITHMETIC: Units = &[
 ];
 const MONEY: Units = &[("USD", 1_000_000)];
 const PERCENT_OF_REQUESTS: Units = &[("", 10)];
+const THOUSANDTHS: Units = &[("", 1000)];
 
 /// Fraction digits that are written; a value that needs more goes to a smaller unit.
 const FRACTION_DIGITS: usize = 3;
@@ -238,6 +240,59 @@ impl Serialize for Axis {
             BoundDim::Batch(1) => serializer.serialize_str("N"),
             BoundDim::Batch(n) => serializer.collect_str(&format_args!("{n}N")),
         }
+    }
+}
+
+/// Requests a second in thousandths, at most [`MILLIRATE_MAX`], written as the number `400` or `0.125`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate(pub u64);
+
+impl Rate {
+    /// Reads `400` or `0.125`.
+    ///
+    /// # Errors
+    /// A sentence `expected ..., found ...`.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let rate = parse_exact(text, THOUSANDTHS, "requests a second, to thousandths, such as 400 or 0.125")?;
+        if rate > MILLIRATE_MAX {
+            return Err(format!("expected at most {} requests a second, found \"{text}\"", MILLIRATE_MAX / 1000));
+        }
+        Ok(Self(rate))
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let fraction = format!("{:03}", self.0 % 1000);
+        let fraction = fraction.trim_end_matches('0');
+        write!(f, "{}{}{fraction}", self.0 / 1000, if fraction.is_empty() { "" } else { "." })
+    }
+}
+
+impl Serialize for Rate {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 % 1000 {
+            0 => serializer.serialize_u64(self.0 / 1000),
+            // The nearest double prints as the decimals it came from, for rates are small enough.
+            _ => serializer.serialize_f64(self.0 as f64 / 1000.0),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Rate {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = Rate;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("requests a second such as 400 or 0.125")
+            }
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Rate, E> {
+                Rate::parse(text).map_err(E::custom)
+            }
+        }
+        // As text: numbers of YAML would go through floats.
+        deserializer.deserialize_str(Text)
     }
 }
 
@@ -471,6 +526,21 @@ mod tests {
         }
         assert_eq!(print_pattern(&NodePattern::Range("conv1".into(), "relu 2".into())), "conv1 .. relu 2");
         assert_eq!(print_pattern(&NodePattern::One("input:0".into())), "input:0");
+    }
+
+    #[test]
+    fn rates_are_exact_to_thousandths() {
+        for (millirate, text) in [(0, "0"), (1, "0.001"), (125, "0.125"), (400_000, "400"), (1_234_560, "1234.56")] {
+            assert_eq!(Rate::parse(text), Ok(Rate(millirate)));
+            assert_eq!(Rate(millirate).to_string(), text);
+        }
+        for millirate in (0..2000).chain([MILLIRATE_MAX, MILLIRATE_MAX - 1, MILLIRATE_MAX / 3]) {
+            let written = serde_json::to_string(&Rate(millirate)).expect("a number");
+            assert_eq!(Rate::parse(&written), Ok(Rate(millirate)), "{written}");
+        }
+        for bad in ["", "-1", "0.0005", "1e3", "fast", "4/s", "1000000000.001", "99999999999999999999"] {
+            assert!(Rate::parse(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

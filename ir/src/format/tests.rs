@@ -126,6 +126,31 @@ fn errors_name_file_line_field_and_expectation() {
 }
 
 #[test]
+fn rates_are_numbers_of_requests_a_second() {
+    let of = |rate: &str| SMALL.replacen("    batches:", &format!("    rate: {rate}\n    batches:"), 1);
+    for (text, millirate, written) in [
+        ("400", 400_000, "rate: 400\n"),
+        ("12.5", 12_500, "rate: 12.5\n"),
+        ("\"0.001\"", 1, "rate: 0.001\n"),
+        ("7.000", 7_000, "rate: 7\n"),
+    ] {
+        let authored = plan::authored_from_yaml(&of(text), "p.yaml").unwrap();
+        assert_eq!(authored.applications[0].tenants[0].millirate, Some(millirate));
+        assert!(plan::authored_to_yaml(&authored).contains(written), "{text}");
+    }
+    for (text, message) in [
+        ("-4", "expected requests a second, to thousandths, such as 400 or 0.125, found \"-4\""),
+        ("0.0001", "expected requests a second, to thousandths"),
+        ("2000000000", "expected at most 1000000000 requests a second"),
+        ("[4]", "expected requests a second such as 400 or 0.125, found sequence"),
+    ] {
+        let error = plan::authored_from_yaml(&of(text), "p.yaml").unwrap_err();
+        assert_eq!((error.line, error.field.as_str()), (12, "applications[0].tenants[0].rate"), "{error}");
+        assert!(error.message.starts_with(message), "{error}");
+    }
+}
+
+#[test]
 fn damaged_documents_give_errors_not_panics() {
     let mut r = Random(11);
     let texts: Vec<String> = (0..6)
