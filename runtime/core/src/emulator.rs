@@ -40,6 +40,8 @@ pub struct EmulatedDevice {
     running: BinaryHeap<Reverse<(Time, u64, usize)>>,
     /// Counts starts, to order what ends at one moment.
     starts: u64,
+    /// What ended because its lane was lost.
+    lost: VecDeque<Completion>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -50,13 +52,17 @@ struct Lane {
     /// Batches (route, batch) that had a command fail here: their later commands are skipped. The newest few, for no
     /// more can be in flight.
     failed: Vec<(u32, u64)>,
+    /// What the command that ends next is to fail with.
+    fault: Option<DeviceError>,
+    /// Gone: whatever is submitted ends at once, as lost.
+    down: bool,
 }
 
 impl EmulatedDevice {
     /// An idle device.
     pub fn new(spec: DeviceSpec, options: EmulationOptions) -> Self {
         let lanes = vec![Lane::default(); spec.lanes.len()];
-        Self { spec, options, lanes, running: BinaryHeap::new(), starts: 0 }
+        Self { spec, options, lanes, running: BinaryHeap::new(), starts: 0, lost: VecDeque::new() }
     }
 
     /// An idle device with the lanes of a route.
@@ -69,6 +75,47 @@ impl EmulatedDevice {
             engine: "timing emulator".into(),
         };
         Self::new(spec, options)
+    }
+
+    /// Makes the command that ends next on a lane fail.
+    pub fn fail_next(&mut self, lane: usize, error: DeviceError) {
+        self.lanes[lane].fault = Some(error);
+    }
+
+    /// Makes the command that runs on a lane take so much longer; nothing where none runs.
+    pub fn hang(&mut self, lane: usize, longer: Nanos) {
+        if self.lanes[lane].running.is_none() {
+            return;
+        }
+        let end = self.lanes[lane].free_at + longer;
+        self.lanes[lane].free_at = end;
+        self.running.retain(|Reverse((.., l))| *l != lane);
+        self.running.push(Reverse((end, self.starts, lane)));
+        self.starts += 1;
+    }
+
+    /// Takes lanes away: what is on them ends now, as lost, and so does what is submitted until they come back.
+    pub fn lose(&mut self, now: Time, lanes: &[usize]) {
+        for lane in lanes.iter().copied() {
+            self.running.retain(|Reverse((.., l))| *l != lane);
+            let of = &mut self.lanes[lane];
+            (of.down, of.free_at) = (true, now);
+            let running = of.running.take().map(|(start, ticket)| (start.min(now), ticket));
+            let queued = of.queue.drain(..).map(|(_, ticket, _)| (now, ticket));
+            for (start, ticket) in running.into_iter().chain(queued) {
+                let why = "injected".into();
+                let result = Err(DeviceError::Lost { device: self.spec.name.clone(), why });
+                self.lost.push_back(Completion { ticket, lane, start, end: now, result });
+            }
+        }
+    }
+
+    /// Brings lost lanes back.
+    pub fn bring_back(&mut self, lanes: &[usize]) {
+        for lane in lanes {
+            self.lanes[*lane].down = false;
+            self.lanes[*lane].failed.clear();
+        }
     }
 
     fn start_next(&mut self, index: usize) {
@@ -84,17 +131,21 @@ impl EmulatedDevice {
     }
 
     fn result(&mut self, index: usize, ticket: Ticket) -> Result<(), DeviceError> {
-        let failed = &mut self.lanes[index].failed;
+        let Lane { failed, fault, .. } = &mut self.lanes[index];
         let batch = (ticket.route, ticket.batch);
         if failed.contains(&batch) {
             return Err(DeviceError::Skipped);
         }
-        if self.options.faults.contains(&(ticket.batch, ticket.step as usize)) {
+        let injected = fault.take();
+        if injected.is_some() || self.options.faults.contains(&(ticket.batch, ticket.step as usize)) {
             if failed.len() == BATCHES_IN_FLIGHT_MAX {
                 // The oldest failure is of a batch long over.
                 failed.remove(0);
             }
             failed.push(batch);
+            if let Some(error) = injected {
+                return Err(error);
+            }
             let (device, engine) = (self.spec.name.clone(), self.spec.engine.clone());
             return Err(DeviceError::Failed { device, engine, why: "injected fault".into() });
         }
@@ -119,13 +170,18 @@ impl Device for EmulatedDevice {
             return Err(DeviceError::NoSuchLane { device: self.spec.name.clone(), lanes, lane });
         }
         self.lanes[lane].queue.push_back((now, command.ticket, command.planned()));
-        if self.lanes[lane].running.is_none() {
+        if self.lanes[lane].down {
+            self.lose(now, &[lane]);
+        } else if self.lanes[lane].running.is_none() {
             self.start_next(lane);
         }
         Ok(())
     }
 
     fn poll(&mut self, now: Time) -> Option<Completion> {
+        if let Some(lost) = self.lost.pop_front() {
+            return Some(lost);
+        }
         let Reverse((end, _, lane)) = *self.running.peek().filter(|Reverse((end, ..))| *end <= now)?;
         self.running.pop();
         let (start, ticket) = self.lanes[lane].running.take().expect("an end belongs to a running command");
@@ -135,7 +191,8 @@ impl Device for EmulatedDevice {
     }
 
     fn next_wakeup(&self) -> Option<Time> {
-        self.running.peek().map(|Reverse((end, ..))| *end)
+        let lost = self.lost.front().map(|c| c.end);
+        lost.or(self.running.peek().map(|Reverse((end, ..))| *end))
     }
 }
 

@@ -48,6 +48,8 @@ struct Order {
     next_start: Vec<u32>,
     /// How many steps of other lanes each step comes after.
     waits: Vec<u32>,
+    /// By lane: whether a step is submitted only once the one before it on the lane is done.
+    paced: Vec<bool>,
 }
 
 /// One batch on its way through a route.
@@ -62,6 +64,8 @@ pub struct Execution {
     waits: Vec<u32>,
     /// By lane, how many of its steps are submitted.
     cursor: Vec<u32>,
+    /// By lane, whether a submitted step keeps the next one back; only on paced lanes.
+    held: Vec<bool>,
     /// Lanes whose next step may be submitted, each once.
     ready: VecDeque<u32>,
     outstanding: usize,
@@ -76,8 +80,22 @@ impl Execution {
     /// The first segment or step that names a lane, segment, value or device the route does not have (it has as many
     /// devices as it has memory entries), or that comes after itself or a later step.
     pub fn new(route: Arc<Route>) -> Result<Self, RouteError> {
+        let lanes = route.lane_names.len();
+        Self::paced(route, vec![false; lanes])
+    }
+
+    /// A batch that has not begun, on lanes some of which are several queues (a CPU's groups of threads): of a lane that
+    /// is `paced`, a step is submitted only once the one before it there is done, whichever queue each goes to.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    ///
+    /// # Panics
+    /// If there is not one flag a lane of the route.
+    pub fn paced(route: Arc<Route>, paced: Vec<bool>) -> Result<Self, RouteError> {
         check(&route)?;
-        let order = Arc::new(Order::of(&route));
+        assert_eq!(paced.len(), route.lane_names.len(), "one flag a lane");
+        let order = Arc::new(Order { paced, ..Order::of(&route) });
         let (steps, lanes) = (route.steps.len(), route.lane_names.len());
         let mut execution = Self {
             route,
@@ -85,6 +103,7 @@ impl Execution {
             progress: vec![Progress::Waiting; steps],
             waits: vec![0; steps],
             cursor: vec![0; lanes],
+            held: vec![false; lanes],
             ready: VecDeque::with_capacity(lanes),
             outstanding: 0,
             done: 0,
@@ -115,6 +134,7 @@ impl Execution {
         self.progress[step] = Progress::Submitted;
         self.outstanding += 1;
         self.cursor[lane] += 1;
+        self.held[lane] = self.order.paced[lane];
         self.offer(lane);
         Some(step)
     }
@@ -135,6 +155,10 @@ impl Execution {
                 self.offer(lane);
             }
         }
+        let lane = self.route.steps[step].lane;
+        if std::mem::take(&mut self.held[lane]) {
+            self.offer(lane);
+        }
     }
 
     /// A submitted step has failed. Nothing more is submitted; what is outstanding is still to be waited for. The first
@@ -150,6 +174,12 @@ impl Execution {
         }
     }
 
+    /// Submits nothing more, though nothing has failed: nobody wants the batch any longer.
+    pub fn stop(&mut self) {
+        self.ready.clear();
+        self.failure.get_or_insert_with(|| (0, String::new()));
+    }
+
     /// Begins anew, for the next batch.
     ///
     /// # Panics
@@ -159,6 +189,7 @@ impl Execution {
         self.progress.fill(Progress::Waiting);
         self.waits.copy_from_slice(&self.order.waits);
         self.cursor.fill(0);
+        self.held.fill(false);
         self.ready.clear();
         self.done = 0;
         self.failure = None;
@@ -206,7 +237,7 @@ impl Execution {
     /// Makes the lane ready if its next step waits for nothing.
     fn offer(&mut self, lane: usize) {
         let head = self.order.head(lane, self.cursor[lane]);
-        if self.failure.is_none() && head.is_some_and(|step| self.waits[step] == 0) {
+        if self.failure.is_none() && !self.held[lane] && head.is_some_and(|step| self.waits[step] == 0) {
             self.ready.push_back(lane as u32);
         }
     }
@@ -229,7 +260,8 @@ impl Order {
         }
         let (lane_steps, lane_start) = flat(&lanes);
         let (next, next_start) = flat(&next);
-        Self { lane_steps, lane_start, next, next_start, waits }
+        let paced = vec![false; lanes.len()];
+        Self { lane_steps, lane_start, next, next_start, waits, paced }
     }
 
     /// The step at this place of the lane.

@@ -9,6 +9,7 @@
 //! - [`device`]: what engines, CUDA and the emulator look like from here.
 //! - [`emulator`]: the timing emulator, a device that plays the steps' planned durations.
 //! - [`memory`]: what is alive where, and the peak of it.
+//! - [`scheduler`]: from requests to batches to commands: the one loop that the driver and the simulator share.
 //! - [`sim`]: when requests arrive in a simulated world.
 //! - [`trace`]: what ran when, predicted beside measured, as a Chrome trace.
 
@@ -21,6 +22,7 @@ pub mod execution;
 pub mod limits;
 pub mod memory;
 pub mod rng;
+pub mod scheduler;
 pub mod sim;
 pub mod trace;
 
@@ -29,4 +31,5 @@ pub use emulator::{
     EmulatedDevice, Emulation, EmulationError, EmulationOptions, PipelinedEmulation, emulate, emulate_batches,
 };
 pub use execution::{Execution, RouteError};
+pub use scheduler::Scheduler;
 pub use trace::{TraceEvent, TraceKind, chrome_trace};

@@ -43,27 +43,33 @@ pub struct TraceEvent {
 /// If there is not one span a step.
 pub fn route_events(route: &Route, spans: &[Span], kind: TraceKind, epoch: Time) -> Vec<TraceEvent> {
     assert_eq!(spans.len(), route.steps.len(), "one span a step");
-    let steps = route.steps.iter().zip(spans).enumerate();
-    steps
-        .map(|(i, (step, span))| {
-            let (name, category) = describe(route, step.action);
-            let facts = vec![
-                ("tenant".to_owned(), route.tenant.clone()),
-                ("batch".to_owned(), route.batch.to_string()),
-                ("step".to_owned(), i.to_string()),
-                ("planned".to_owned(), step.duration.to_string()),
-            ];
-            TraceEvent {
-                lane: route.lane_names[step.lane].clone(),
-                kind,
-                name,
-                category,
-                start: epoch + (span.start - Time::ZERO),
-                duration: span.end - span.start,
-                facts,
-            }
-        })
-        .collect()
+    let steps = spans.iter().enumerate();
+    let shifted = |span: &Span| Span { start: epoch + (span.start - Time::ZERO), end: epoch + (span.end - Time::ZERO) };
+    steps.map(|(i, span)| step_event(route, i, shifted(span), kind)).collect()
+}
+
+/// The event of one step of a route.
+///
+/// # Panics
+/// If the route has no such step.
+pub fn step_event(route: &Route, index: usize, span: Span, kind: TraceKind) -> TraceEvent {
+    let step = &route.steps[index];
+    let (name, category) = describe(route, step.action);
+    let facts = vec![
+        ("tenant".to_owned(), route.tenant.clone()),
+        ("batch".to_owned(), route.batch.to_string()),
+        ("step".to_owned(), index.to_string()),
+        ("planned".to_owned(), step.duration.to_string()),
+    ];
+    TraceEvent {
+        lane: route.lane_names[step.lane].clone(),
+        kind,
+        name,
+        category,
+        start: span.start,
+        duration: span.end - span.start,
+        facts,
+    }
 }
 
 fn describe(route: &Route, action: Action) -> (String, &'static str) {

@@ -17,6 +17,12 @@ impl Line {
         self.slope * batch + self.fixed
     }
 
+    /// The line nearest to points (size, nanoseconds) by least squares, neither slope nor fixed part negative; one point:
+    /// all of it fixed.
+    pub fn fitted(points: &[(f64, f64)]) -> Self {
+        fit(points, Self::default())
+    }
+
     /// The line through two points (size, nanoseconds). Where it would fall or begin below zero, the nearest line that
     /// does not: flat through the mean, or through zero and the mean.
     pub fn through(a: (f64, f64), b: (f64, f64)) -> Self {

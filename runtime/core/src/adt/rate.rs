@@ -31,12 +31,12 @@ impl RateEstimator {
         Self { smoothed: known.filter(|r| r.is_finite() && *r > 0.0), begin: now, count: 0, first: now }
     }
 
-    /// A request has arrived.
-    pub fn arrive(&mut self, now: Time) {
+    /// Requests (or items of one) have arrived.
+    pub fn arrive(&mut self, now: Time, count: u64) {
         if self.count == 0 {
             self.first = now;
         }
-        self.count += 1;
+        self.count += count;
     }
 
     /// A batch was closed: its fill window ends, the next begins.
@@ -108,7 +108,7 @@ mod tests {
                 e.close(Time(close));
                 close += 10 * MS;
             }
-            e.arrive(Time(at));
+            e.arrive(Time(at), 1);
         }
     }
 
@@ -127,11 +127,11 @@ mod tests {
         regular(&mut e, 0, 200 * MS, 2_500_000);
         e.close(Time(200 * MS));
         // Eight times as fast: after six arrivals, in under two milliseconds.
-        (0..6).for_each(|i| e.arrive(Time(200 * MS + i * 312_500)));
+        (0..6).for_each(|i| e.arrive(Time(200 * MS + i * 312_500), 1));
         let risen = per_s(e.rate(Time(200 * MS + 6 * 312_500)));
         assert!(risen > 2_000.0, "{risen}");
         let mut e = RateEstimator::new(Time(0), Some(800e-9));
-        e.arrive(Time(MS));
+        e.arrive(Time(MS), 1);
         let fallen = per_s(e.rate(Time(20 * MS)));
         assert!(fallen < 100.0, "{fallen}");
     }
@@ -152,7 +152,7 @@ mod tests {
                     break;
                 }
                 now += gap;
-                e.arrive(Time(now));
+                e.arrive(Time(now), 1);
             }
             e.close(Time(end));
             if window > 100 {
@@ -167,7 +167,7 @@ mod tests {
     #[test]
     fn times_that_do_not_pass_break_nothing() {
         let mut e = RateEstimator::new(Time(5), Some(f64::NAN));
-        (0..10).for_each(|_| e.arrive(Time(5)));
+        (0..10).for_each(|_| e.arrive(Time(5), 1));
         assert_eq!(e.rate(Time(5)), 0.0);
         e.close(Time(5));
         e.close(Time(6));

@@ -1,7 +1,11 @@
 //! Tests of the core: hand-made routes, and properties on seeded random ones.
 
+mod arena;
+#[path = "../support/counting.rs"]
+mod counting;
 mod emulator;
 mod execution;
 mod memory;
 mod routes;
+mod sim;
 mod trace;

@@ -1,0 +1,137 @@
+//! When waiting requests are closed into a batch: the policies, as functions of what is known now.
+//!
+//! Source of the ADT policies: the formulas and the loop of the slides on asynchronous transfers (see [`crate::adt`]),
+//! with the download counted and flow conserved in the mode named so. Fixed is the dynamic batcher of inference servers.
+
+use tandem_ir::plan::Policy;
+use tandem_ir::{Nanos, Time};
+
+use crate::adt::{Lines, Mode, steady};
+
+/// What a policy looks at.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct View<'a> {
+    pub(super) now: Time,
+    /// Items that wait.
+    pub(super) rows: u64,
+    /// When the one that has waited longest arrived.
+    pub(super) oldest: Time,
+    /// Largest batch of the routes the next one may take.
+    pub(super) capacity: u64,
+    pub(super) lines: &'a Lines,
+    /// Items a nanosecond.
+    pub(super) rate: f64,
+    pub(super) slo: Option<Nanos>,
+    /// Batches that have not finished their compute.
+    pub(super) computing: usize,
+    /// Batches that compute at once.
+    pub(super) servers: usize,
+    /// Batches that have not finished.
+    pub(super) in_flight: usize,
+    /// When a server is free for the next batch.
+    pub(super) free_at: Time,
+    /// Items the next batch was meant to have when the one before was submitted.
+    pub(super) target: f64,
+    /// Nobody else will come.
+    pub(super) draining: bool,
+}
+
+/// Why a batch is closed now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Close {
+    /// It is full, or of a preferred size.
+    Full,
+    /// Nothing was running.
+    Idle,
+    /// It reached its target before its upload was due: the rate has risen.
+    Early,
+    /// Its upload was due before it reached its target: the rate has fallen, or is steady.
+    Due,
+    /// Its oldest request has waited long enough.
+    Delay,
+}
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Decision {
+    /// Close a batch of at most so many items.
+    Close(u64, Close),
+    /// Nothing before this moment, unless something happens.
+    Until(Time),
+    /// Nothing until something happens.
+    Wait,
+}
+
+/// Decides; there is at least one item.
+pub(super) fn decide(policy: &Policy, view: &View<'_>) -> Decision {
+    match policy {
+        Policy::Fixed { preferred, queue_delay } => fixed(preferred, *queue_delay, view),
+        Policy::AdtSerial if view.in_flight >= view.servers => Decision::Wait,
+        Policy::AdtSerial => Decision::Close(view.rows.min(capacity(Mode::Serial, view)), Close::Idle),
+        Policy::AdtSlide => overlapped(Mode::Slide, view),
+        Policy::AdtFlow => overlapped(Mode::Flow, view),
+    }
+}
+
+/// Items that the next batch should have, as seen when one was submitted: (2.6) or (2.13).
+pub(super) fn target(policy: &Policy, view: &View<'_>) -> f64 {
+    let window = view.free_at.0.saturating_sub(view.now.0) as f64;
+    match policy {
+        Policy::AdtSlide => Mode::Slide.steady(view.lines, view.rate).map_or(f64::INFINITY, |s| s.batch),
+        Policy::AdtFlow => steady::next_batch(view.lines, view.rate, 0.0, window),
+        Policy::Fixed { .. } | Policy::AdtSerial => f64::INFINITY,
+    }
+}
+
+fn fixed(preferred: &[u64], delay: Nanos, view: &View<'_>) -> Decision {
+    // One more than compute at once where there is something to prepare, so that its upload is hidden.
+    let ahead = usize::from(view.lines.up.at(1.0) > 0.0);
+    if view.computing >= view.servers + ahead {
+        return Decision::Wait;
+    }
+    if view.rows >= view.capacity {
+        return Decision::Close(view.capacity, Close::Full);
+    }
+    if let Some(size) = preferred.iter().rev().find(|p| **p <= view.rows) {
+        return Decision::Close(*size, Close::Full);
+    }
+    let until = view.oldest + delay;
+    match view.draining || until <= view.now {
+        true => Decision::Close(view.rows, Close::Delay),
+        false => Decision::Until(until),
+    }
+}
+
+fn overlapped(mode: Mode, view: &View<'_>) -> Decision {
+    let target = view.target.ceil().max(1.0);
+    let mut capacity = capacity(mode, view);
+    if mode == Mode::Slide {
+        // The published rule has no larger batch than its target: that is where requests pile up at high rates.
+        capacity = capacity.min(view.target.round().max(1.0) as u64);
+    }
+    let rows = view.rows.min(capacity);
+    if view.computing < view.servers {
+        return Decision::Close(rows, Close::Idle);
+    }
+    if view.computing > view.servers {
+        // One batch is uploaded already; the next would only wait behind it.
+        return Decision::Wait;
+    }
+    if view.rows as f64 >= target || view.rows >= capacity {
+        return Decision::Close(rows, Close::Early);
+    }
+    let due = view.free_at.0.saturating_sub(view.lines.up.at(rows as f64) as u64);
+    match due <= view.now.0 {
+        true => Decision::Close(rows, Close::Due),
+        false => Decision::Until(Time(due)),
+    }
+}
+
+/// The largest batch: the routes' largest, and none whose latency at a steady rate would miss the objective (2.12).
+fn capacity(mode: Mode, view: &View<'_>) -> u64 {
+    let within = view.slo.map(|slo| mode.within(view.lines, slo.0 as f64, false));
+    match within {
+        None => view.capacity,
+        Some(within) => view.capacity.min(within.map_or(1, |w| w.batch as u64)).max(1),
+    }
+}
