@@ -1,5 +1,7 @@
 //! Every named bound of the runtime, with the why beside the number.
 
+use std::time::Duration;
+
 /// Bytes of one array read from `.npy` or of all arrays read from one `.npz`, after decompression. Inputs of models are
 /// megabytes; above this a header is damaged or hostile.
 pub const NPZ_BYTES_MAX: u64 = 8 << 30;
@@ -15,3 +17,63 @@ pub const NPY_AXES_MAX: usize = 64;
 
 /// Strings of one array: each takes an allocation of its own, so that few bytes of file could ask for much memory.
 pub const NPY_STRINGS_MAX: u64 = 1 << 24;
+
+/// Address that tensors in memory begin at a multiple of: a cache line, and the widest vector register of today.
+pub const TENSOR_ALIGN_BYTES: usize = 64;
+
+/// Bytes of one request's body where nothing else is asked for: a hundred images of 224 by 224 in single precision.
+pub const SERVER_BODY_BYTES_MAX: u64 = 64 << 20;
+
+/// Bytes of all bodies at once where nothing else is asked for: 16 of the largest.
+pub const SERVER_BODIES_BYTES_MAX: u64 = 1 << 30;
+
+/// Unit in which memory for bodies is set aside: in bytes, counters of 32 bits would end at 4 GiB.
+pub const SERVER_BODY_UNIT_BYTES: u64 = 1 << 10;
+
+/// Bytes a second that a body must keep to once its grace ([`SERVER_READ_TIMEOUT`]) is used up: a client that sends a
+/// byte now and then must not hold a place of the queue. Whole bodies of 60 MiB pass at half of it.
+pub const SERVER_BODY_RATE_MIN: u64 = 1 << 20;
+
+/// Wait for a request's head, and grace of its body: what reverse proxies commonly allow.
+pub const SERVER_READ_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a server that is about to end goes on: two or three rounds of whoever checks readiness each second.
+pub const SERVER_DRAIN_DELAY: Duration = Duration::from_secs(3);
+
+/// How long requests in flight may take to finish at the end: most orchestrators kill after as much.
+pub const SERVER_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Pause between looks at whether the last cancelled requests are over; only then does anybody look.
+pub const SERVER_DRAIN_POLL: Duration = Duration::from_millis(5);
+
+/// Connections at once: below the 1,024 open files that processes start with, with room for models and plans.
+pub const SERVER_CONNECTIONS_MAX: usize = 960;
+
+/// Pause after a connection could not be taken, commonly for want of open files: until others have ended.
+pub const SERVER_ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// Bytes of a refused body that are read and forgotten to keep the connection: cheaper than a new one, and most
+/// requests are smaller (an image of 224 by 224 in single precision takes 0.6 MiB).
+pub const SERVER_REFUSED_BODY_BYTES_MAX: u64 = 1 << 20;
+
+/// How long and how much a closed connection is still read, for the client to get to the reply behind what it sends.
+pub const SERVER_LINGER: Duration = Duration::from_secs(2);
+
+/// See [`SERVER_LINGER`].
+pub const SERVER_LINGER_BYTES_MAX: u64 = SERVER_BODY_BYTES_MAX;
+
+/// Bytes of text, or of packed bytes, that are read or written among the connections: some 0.3 ms of one thread. Above
+/// it a thread of its own does it.
+pub const SERVER_INLINE_BYTES_MAX: usize = 64 << 10;
+
+/// Bytes unpacked at a time: what fits a core's own cache.
+pub const SERVER_INFLATE_CHUNK_BYTES: usize = 64 << 10;
+
+/// Characters of a client's text that an error shows: enough to recognise a name.
+pub const SERVER_SHOWN_CHARS_MAX: usize = 128;
+
+/// Characters of an error: a few lists of names.
+pub const SERVER_ERROR_CHARS_MAX: usize = 1024;
+
+/// When to ask again where the backend does not say: batches take less, and the header has whole seconds.
+pub const SERVER_RETRY_AFTER: Duration = Duration::from_secs(1);

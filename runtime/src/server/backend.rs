@@ -1,8 +1,8 @@
 //! What the server needs of whoever executes requests.
 //!
-//! Nothing here knows HTTP, and nothing here blocks: a request asks for a place ([`Backend::admit`]) when its head has been
-//! read, is submitted once its body has been decoded, and gets its one reply through a closure. Whoever waits for it
-//! may go away at any moment, which cancels it.
+//! Nothing here knows HTTP, and nothing here blocks: a request asks for a place ([`Backend::admit`]) when its head has
+//! been read, is submitted once its body has been decoded, and gets its one reply through a closure. Whoever waits for
+//! it may go away at any moment, which cancels it.
 
 use std::fmt;
 use std::sync::Arc;

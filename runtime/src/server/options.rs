@@ -1,0 +1,96 @@
+//! How a server is set up, and how it ends.
+
+use std::time::Duration;
+
+use tandem_ir::DType;
+use tandem_ir::graph::Dim;
+
+use super::backend::TenantSpec;
+use super::oip::datatype;
+use crate::limits;
+
+/// Bounds and waits of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServerOptions {
+    /// Most bytes of one body, as it travels and inflated.
+    pub body_bytes_max: u64,
+    /// Most bytes of all bodies together that are being read or answered. What is beyond is refused before it is read.
+    pub bodies_bytes_max: u64,
+    /// How long a connection may take for a request's head, idle ones for the next; and what a body may lag behind
+    /// [`limits::SERVER_BODY_RATE_MIN`].
+    pub read_timeout: Duration,
+    /// How long to go on as before once the end was asked for, but not ready: until all who choose servers have seen
+    /// it.
+    pub drain_delay: Duration,
+    /// How long to finish what is in flight after that.
+    pub drain_timeout: Duration,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        Self {
+            body_bytes_max: limits::SERVER_BODY_BYTES_MAX,
+            bodies_bytes_max: limits::SERVER_BODIES_BYTES_MAX,
+            read_timeout: limits::SERVER_READ_TIMEOUT,
+            drain_delay: limits::SERVER_DRAIN_DELAY,
+            drain_timeout: limits::SERVER_DRAIN_TIMEOUT,
+        }
+    }
+}
+
+/// How a server ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Everything in flight had its reply.
+    Drained,
+    /// It took too long: so many connections were cut, and their requests cancelled.
+    Cut {
+        /// Connections.
+        connections: usize,
+    },
+}
+
+/// Why tenants cannot be served.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ServeError {
+    /// A type that does not travel.
+    #[error("tenant {tenant:?}: the protocol has no datatype for {tensor:?}, which is of type {dtype}")]
+    Datatype {
+        /// The tenant.
+        tenant: String,
+        /// Its input or output.
+        tensor: String,
+        /// The type.
+        dtype: DType,
+    },
+    /// Rows without elements.
+    #[error("tenant {tenant:?}: expected elements for each row on every axis of rows, found none in {tensor:?}")]
+    EmptyRows {
+        /// The tenant.
+        tenant: String,
+        /// Its input or output.
+        tensor: String,
+    },
+    /// Two tenants of one name.
+    #[error("two tenants are named {0:?}")]
+    Repeated(String),
+}
+
+/// Whether the protocol can express the tenants.
+pub(super) fn check(tenants: &[TenantSpec]) -> Result<(), ServeError> {
+    for (at, tenant) in tenants.iter().enumerate() {
+        if tenants[..at].iter().any(|other| other.name == tenant.name) {
+            return Err(ServeError::Repeated(tenant.name.clone()));
+        }
+        for tensor in tenant.inputs.iter().chain(&tenant.outputs) {
+            let (tenant, name, dtype) = (tenant.name.clone(), tensor.name.clone(), tensor.dtype);
+            if datatype(dtype).is_none() {
+                return Err(ServeError::Datatype { tenant, tensor: name, dtype });
+            }
+            if tensor.dims.contains(&Dim::Batch { per_item: 0 }) {
+                return Err(ServeError::EmptyRows { tenant, tensor: name });
+            }
+        }
+    }
+    Ok(())
+}
