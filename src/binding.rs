@@ -1,9 +1,12 @@
-//! `--shape NAME=DIMS`, `--pin DEVICE=PATTERN` and `--model NAME=PATH` as typed, read.
+//! `[NAME=]MODEL[,rate=R][,slo=D]`, `--shape NAME=DIMS`, `--pin DEVICE=PATTERN` and `--model NAME=PATH` as typed, read.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
+use tandem_ir::Nanos;
+use tandem_ir::format::scalar::Rate;
+use tandem_ir::limits::TENANTS_MAX;
 use tandem_ir::plan::{BoundDim, Part};
 
 /// Reads `images=Nx3x640x640`: `N` (or `2N`) is the batch, `x` or `,` separates. An empty right side is a scalar.
@@ -51,6 +54,83 @@ pub fn overrides(texts: &[String]) -> Result<BTreeMap<String, String>> {
     texts.iter().map(pair).collect()
 }
 
+/// A tenant as it is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Its name, unique among them.
+    pub name: String,
+    /// Where its model is.
+    pub model: String,
+    /// Requests a second, in thousandths.
+    pub millirate: Option<u64>,
+    /// Latency a request must meet.
+    pub slo: Option<Nanos>,
+}
+
+/// Reads `[NAME=]MODEL[,rate=R][,slo=D]`, each a tenant. Models without a name are called as [`tenant_name`] says.
+///
+/// What exists as a path is one, whatever `=` or `,` it holds; in all else the first `=` ends a name and each `,` before an
+/// `=` begins an option.
+///
+/// # Errors
+/// Options and names that do not read, equal names, more tenants than a plan holds.
+pub fn tenants(texts: &[String]) -> Result<Vec<Wanted>> {
+    if texts.len() > TENANTS_MAX {
+        bail!("expected at most {TENANTS_MAX} models, found {}", texts.len());
+    }
+    let tenants = texts.iter().map(|text| tenant(text)).collect::<Result<Vec<_>>>()?;
+    for (i, Wanted { name, model, .. }) in tenants.iter().enumerate() {
+        if tenants[..i].iter().any(|t| t.name == *name) {
+            bail!("expected tenants of different names, found \"{name}\" again: name one, as in NAME={model}");
+        }
+    }
+    Ok(tenants)
+}
+
+fn tenant(text: &str) -> Result<Wanted> {
+    let is_path = |text: &str| Path::new(text).exists();
+    let named_path = |text: &str| is_path(text) || text.split_once('=').is_some_and(|(_, path)| is_path(path));
+    let (mut rest, mut millirate, mut slo) = (text, None, None);
+    while !named_path(rest)
+        && let Some((before, option)) = rest.rsplit_once(',')
+        && let Some((key, value)) = option.split_once('=')
+    {
+        let twice = match key {
+            "rate" => millirate.replace(rate(value).with_context(|| text.to_owned())?).is_some(),
+            "slo" => slo.replace(duration("slo", value).with_context(|| text.to_owned())?).is_some(),
+            _ => bail!("{text}: expected rate=R or slo=D behind the model, found \"{option}\""),
+        };
+        if twice {
+            bail!("{text}: expected {key} once, found it again");
+        }
+        rest = before;
+    }
+    let (name, model) = match rest.split_once('=') {
+        Some((name, model)) if !is_path(rest) => (name.to_owned(), model),
+        _ => (tenant_name(rest), rest),
+    };
+    if name.is_empty() || model.is_empty() {
+        bail!("{text}: expected [NAME=]MODEL[,rate=R][,slo=D]");
+    }
+    Ok(Wanted { name, model: model.to_owned(), millirate, slo })
+}
+
+fn rate(text: &str) -> Result<u64> {
+    match Rate::parse(text) {
+        Ok(Rate(0)) => bail!("rate {text}: expected a rate above 0"),
+        Ok(Rate(millirate)) => Ok(millirate),
+        Err(error) => bail!("rate {text}: {error}"),
+    }
+}
+
+/// Reads a duration above 0; `what` it is stands in errors.
+pub fn duration(what: &str, text: &str) -> Result<Nanos> {
+    match text.parse::<Nanos>().map_err(|e| anyhow!("{what} {text}: {e}"))? {
+        Nanos::ZERO => bail!("{what} {text}: expected a positive duration"),
+        duration => Ok(duration),
+    }
+}
+
 /// A tenant's name: the zoo's or manifest's, else the file's stem, else its folder for `model.onnx`.
 pub fn tenant_name(model: &str) -> String {
     if let Some(name) = model.strip_prefix("zoo:").or_else(|| model.strip_prefix("fetched:")) {
@@ -81,6 +161,59 @@ mod tests {
         assert!(shapes(&["x".into()]).is_err());
         assert!(shapes(&["x=1x-3".into()]).is_err());
         assert!(shapes(&["x=1".into(), "x=2".into()]).is_err());
+    }
+
+    #[test]
+    fn tenants_are_read_with_names_rates_and_bounds() {
+        let read = |text: &str| tenant(text).map_err(|e| format!("{e:#}"));
+        let wanted = |name: &str, model: &str, millirate, slo: Option<u64>| {
+            let (name, model) = (name.to_owned(), model.to_owned());
+            Ok(Wanted { name, model, millirate, slo: slo.map(Nanos) })
+        };
+        assert_eq!(read("zoo:resnet50"), wanted("resnet50", "zoo:resnet50", None, None));
+        assert_eq!(read("a=zoo:x,rate=12.5,slo=2ms"), wanted("a", "zoo:x", Some(12_500), Some(2_000_000)));
+        assert_eq!(read("m/x.onnx,slo=1s,rate=3"), wanted("x", "m/x.onnx", Some(3_000), Some(1_000_000_000)));
+        for (text, message) in [
+            ("zoo:x,rate=fast", "rate fast: expected requests a second"),
+            ("zoo:x,rate=0", "rate 0: expected a rate above 0"),
+            ("zoo:x,slo=0ms", "slo 0ms: expected a positive duration"),
+            ("zoo:x,slo=soon", "slo soon: expected a duration"),
+            ("zoo:x,rat=5", "expected rate=R or slo=D behind the model, found \"rat=5\""),
+            ("zoo:x,rate=5,rate=6", "expected rate once, found it again"),
+            ("=zoo:x", "expected [NAME=]MODEL"),
+            ("a=", "expected [NAME=]MODEL"),
+            ("a=,rate=5", "expected [NAME=]MODEL"),
+        ] {
+            let error = read(text).expect_err("refused");
+            assert!(error.contains(message) && error.starts_with(text), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_exists_as_a_path_is_one() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let odd = folder.path().join("a=b,rate=5.onnx");
+        std::fs::write(&odd, "").expect("a file");
+        let odd = odd.to_str().expect("text");
+        for (text, name, millirate) in [
+            (odd.to_owned(), "a=b,rate=5", None),
+            (format!("{odd},rate=7"), "a=b,rate=5", Some(7_000)),
+            (format!("n={odd}"), "n", None),
+            (format!("n={odd},rate=7"), "n", Some(7_000)),
+        ] {
+            let Wanted { name: found, model, millirate: rate, .. } = tenant(&text).expect("a tenant");
+            assert_eq!((found.as_str(), model.as_str(), rate), (name, odd, millirate), "{text}");
+        }
+    }
+
+    #[test]
+    fn equal_names_and_too_many_are_refused() {
+        let read = |texts: &[&str]| tenants(&texts.iter().map(|t| (*t).to_owned()).collect::<Vec<_>>());
+        assert_eq!(read(&["zoo:x", "y=zoo:x"]).expect("two").len(), 2);
+        let error = read(&["zoo:x", "fetched:x"]).expect_err("refused").to_string();
+        assert!(error.contains("found \"x\" again: name one, as in NAME=fetched:x"), "{error}");
+        let many: Vec<String> = (0..=TENANTS_MAX).map(|i| format!("t{i}=zoo:x")).collect();
+        assert!(tenants(&many).is_err() && tenants(&many[1..]).is_ok());
     }
 
     #[test]

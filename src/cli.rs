@@ -45,6 +45,19 @@ pub enum EngineChoice {
     Ort,
 }
 
+/// When waiting requests are closed into a batch.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PolicyChoice {
+    /// As soon as a route has room, or after a delay while they are fewer than a preferred size
+    Fixed,
+    /// All that wait when the batch before is done
+    AdtSerial,
+    /// With overlapped transfers, by the published formulas, which promise too much at high rates
+    AdtSlide,
+    /// With overlapped transfers and flow conserved
+    AdtFlow,
+}
+
 /// How data is printed.
 #[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
@@ -153,9 +166,11 @@ pub struct ProfileArgs {
 
 #[derive(Args, Debug)]
 pub struct PlanArgs {
-    /// An ONNX file, zoo:NAME, or fetched:NAME (with --from: left out)
-    #[arg(required_unless_present = "from")]
-    pub model: Option<String>,
+    /// ONNX files, zoo:NAME, or fetched:NAME, each a tenant: with the name it is called by, the requests a second it is
+    /// planned for, and a latency bound of its own, e.g. a=zoo:resnet50,rate=400,slo=50ms. What exists as a path is one,
+    /// whatever = or , it holds. (With --from: left out)
+    #[arg(required_unless_present = "from", value_name = "[NAME=]MODEL[,rate=R][,slo=D]")]
+    pub models: Vec<String>,
     #[command(flatten)]
     pub bind: BindArgs,
     /// auto: this machine. A machine file: the machine it describes
@@ -164,7 +179,7 @@ pub struct PlanArgs {
     /// A profile made by `tandem profile`; without it, what is missing is measured or modelled now
     #[arg(long, value_name = "FILE")]
     pub profile: Option<PathBuf>,
-    /// Latency a request must meet, e.g. 400ms
+    /// Latency a request must meet, e.g. 400ms; of tenants that name none
     #[arg(long, value_name = "DURATION")]
     pub slo: Option<String>,
     /// Batch sizes to choose from
@@ -176,14 +191,26 @@ pub struct PlanArgs {
     /// auto, cut, chain, model-level, block-level, greedy, heft, exhaustive, cpu-only, gpu-only, random:SEED, none
     #[arg(long, value_name = "METHOD")]
     pub search: Option<String>,
-    /// Keeps nodes on a device, e.g. cpu=/model/embed*; repeatable
+    /// Keeps nodes on a device, e.g. cpu=/model/embed*; repeatable; of one model
     #[arg(long, value_name = "DEVICE=PATTERN")]
     pub pin: Vec<String>,
     /// Batches even where a batch was seen to differ from its rows
     #[arg(long)]
     pub insist_batch: bool,
+    /// When waiting requests are closed into a batch [default: adt-flow; with --from: as the plan says]
+    #[arg(long, value_enum, value_name = "POLICY")]
+    pub serving: Option<PolicyChoice>,
+    /// Of --serving fixed: how long the oldest request waits for a preferred size, e.g. 2ms
+    #[arg(long, value_name = "DURATION")]
+    pub queue_delay: Option<String>,
+    /// Of --serving fixed: batch sizes that are closed at once, e.g. 4,8 (without them: the largest)
+    #[arg(long, value_delimiter = ',', value_name = "SIZES")]
+    pub preferred: Vec<u64>,
+    /// Most requests of a tenant that wait; the next one is refused (without it: as many as the runtime allows)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub queue_max: Option<u32>,
     /// Starts from a plan's authored part; with --search none its placement is kept and only the derived part rebuilt
-    #[arg(long, value_name = "PLAN", conflicts_with = "model")]
+    #[arg(long, value_name = "PLAN", conflicts_with = "models")]
     pub from: Option<PathBuf>,
     /// Where a tenant's model lies, overriding the plan, e.g. resnet50=models/r50.onnx; repeatable
     #[arg(long = "model", value_name = "NAME=PATH", requires = "from")]
@@ -200,6 +227,9 @@ pub struct ExplainArgs {
     /// Where a tenant's model lies, overriding the plan
     #[arg(long = "model", value_name = "NAME=PATH")]
     pub overrides: Vec<String>,
+    /// Which tenant's route to explain (default: the only one)
+    #[arg(long, value_name = "NAME")]
+    pub tenant: Option<String>,
     /// Profile to price boundaries with (default: what the cache holds, else modelled)
     #[arg(long, value_name = "FILE")]
     pub profile: Option<PathBuf>,
@@ -242,6 +272,9 @@ pub struct RunArgs {
     /// Where a tenant's model lies, overriding the plan
     #[arg(long = "model", value_name = "NAME=PATH")]
     pub overrides: Vec<String>,
+    /// Which tenant's route to run (default: the only one)
+    #[arg(long, value_name = "NAME")]
+    pub tenant: Option<String>,
     /// Inputs: an .npz or .npy file, a folder of input_N.pb, or random
     #[arg(long, default_value = "random", value_name = "PATH|random")]
     pub input: String,

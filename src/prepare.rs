@@ -68,12 +68,15 @@ pub fn plan_models(
     Ok(models)
 }
 
+/// How a model's inputs are bound, and what people should know of that.
+pub type Bound = (Binding, Vec<String>);
+
 /// Decides every input's dimensions: what the file says, then the zoo's or manifest's suggestion, then samples, then
 /// `--shape`, the last one deciding; and writes them into the graph.
 ///
 /// # Errors
 /// Axes that stay free, and shapes that contradict the file.
-pub fn bind(model: &mut Model, reference: &str, args: &BindArgs) -> Result<(Binding, Vec<String>)> {
+pub fn bind(model: &mut Model, reference: &str, args: &BindArgs) -> Result<Bound> {
     let mut proposal = batch::propose(&model.graph);
     let guessed = proposal.inputs.clone();
     suggest(&mut proposal, reference);
@@ -114,6 +117,33 @@ pub fn bind(model: &mut Model, reference: &str, args: &BindArgs) -> Result<(Bind
     };
     apply(model, &binding)?;
     Ok((binding, proposal.notes))
+}
+
+/// Binds several models as [`bind`] does one: a `--shape` is for every model that has its input.
+///
+/// # Errors
+/// As [`bind`]; shapes of inputs that no model has; a sample, for it holds one model's inputs.
+pub fn bind_all(models: &mut [(String, Model)], references: &[&str], args: &BindArgs) -> Result<Vec<Bound>> {
+    if let [(_, model)] = models {
+        return Ok(vec![bind(model, references[0], args)?]);
+    }
+    if args.sample.is_some() {
+        bail!("--sample: expected one model, found {}: bind their inputs with --shape", models.len());
+    }
+    let has = |model: &Model, name: &str| model.graph.inputs.iter().any(|t| model.graph.tensor(*t).name == name);
+    for name in binding::shapes(&args.shapes)?.keys() {
+        if !models.iter().any(|(_, model)| has(model, name)) {
+            bail!("--shape {name}=..: no model has such an input");
+        }
+    }
+    let mut bound = vec![];
+    for ((name, model), reference) in models.iter_mut().zip(references) {
+        let own = |text: &&String| text.rsplit_once('=').is_some_and(|(input, _)| has(model, input));
+        let own = BindArgs { shapes: args.shapes.iter().filter(own).cloned().collect(), sample: None };
+        let (binding, notes) = bind(model, reference, &own).with_context(|| format!("tenant \"{name}\""))?;
+        bound.push((binding, notes.iter().map(|n| format!("{name}: {n}")).collect()));
+    }
+    Ok(bound)
 }
 
 /// A line for each input that is not wholly bound.

@@ -15,7 +15,7 @@ use tandem_onnx::cut;
 use tandem_onnx::import::{self, Model};
 use tandem_onnx::pb;
 use tandem_onnx::value::Value;
-use tandem_planner::plan::{BUDGET, PlanInput};
+use tandem_planner::plan::{PlanInput, TenantInput};
 use tandem_planner::search::Method;
 use tandem_planner::testing;
 use tandem_runtime::compare::compare;
@@ -95,25 +95,11 @@ fn split(
     }
     let observed = observe::observe(engine.as_ref(), &model, inputs).map_err(|e| format!("observe: {e}"))?;
     batch::apply_observations(&mut model.graph, &[(1, observed)]);
-    let input = PlanInput {
-        tenant: "case".into(),
-        model: "case.onnx".into(),
-        graph: &model.graph,
-        machine,
-        profile: None,
-        profile_fingerprint: Fingerprint::of(b""),
-        slo: None,
-        batches: vec![1],
-        objective: Objective::Latency,
-        search: Method::Random(seed),
-        shapes,
-        batching: Batching::Refused("one case".into()),
-        pins: vec![],
-        budget: BUDGET,
-        lanes: None,
-        tandem: "0".into(),
-    };
-    let (plan, _) = tandem_planner::plan::plan(&input).map_err(|e| format!("plan: {e}"))?;
+    let batching = Batching::Refused("one case".into());
+    let tenant = TenantInput { shapes, batching, ..TenantInput::new("case", &model.graph) };
+    let (objective, search) = (Objective::Latency, Method::Random(seed));
+    let input = PlanInput { objective, search, ..PlanInput::new(machine, vec![tenant]) };
+    let plan = tandem_planner::plan::plan(&input).map_err(|e| format!("plan: {e}"))?;
     let route = &plan.derived.routes[0];
     let options = RunnerOptions { emulate: true, ..RunnerOptions::default() };
     let mut runner = RouteRunner::prepare(route, &model, machine, std::slice::from_ref(engine), &options)

@@ -153,7 +153,7 @@ fn documents_of_another_kind_or_version_are_refused() {
     let plan = place.read("plan.yaml");
     place.write("newer.yaml", plan.replacen("tandem/v1", "tandem/v9", 1));
     place.tandem("check newer.yaml").refused(&["newer.yaml:1", "apiVersion", "tandem/v9"]);
-    place.write("unknown.yaml", plan.replacen("serving: fixed", "serving: fixed\nsurprise: 1", 1));
+    place.write("unknown.yaml", plan.replacen("serving:", "surprise: 1\nserving:", 1));
     place.tandem("check unknown.yaml").refused(&["unknown.yaml:", "surprise"]);
     place.write("typed.yaml", plan.replacen("lanes: ", "lanes: many # ", 1));
     place.tandem("check typed.yaml").refused(&["typed.yaml:", "lanes", "many"]);

@@ -35,6 +35,16 @@ fn plans_are_explained() {
 }
 
 #[test]
+fn plans_of_several_tenants_are_made_run_and_made_again() {
+    script::run("tenants.script");
+}
+
+#[test]
+fn serving_sections_are_filled_and_kept() {
+    script::run("serving.script");
+}
+
+#[test]
 fn wrong_words_are_refused() {
     script::run("words.script");
 }

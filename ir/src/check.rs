@@ -5,7 +5,7 @@ use std::fmt;
 
 use crate::dtype::DType;
 use crate::graph::{Graph, TensorId};
-use crate::limits::{BATCH_MAX, BODY_DEPTH_MAX};
+use crate::limits::{BATCH_MAX, BODY_DEPTH_MAX, CORES_MAX};
 use crate::machine::{Device, DeviceKind, Machine};
 use crate::profile::{Method, Profile};
 
@@ -218,6 +218,7 @@ fn device_in(device: &Device, at: &mut Collect<'_>) {
     at.expect(device.cores > 0 && device.lanes_max > 0, || {
         "expected cores and lanes_max of at least 1, found 0".into()
     });
+    at.expect(device.cores <= CORES_MAX, || format!("expected at most {CORES_MAX} cores, found {}", device.cores));
     at.expect(device.memory.0 > 0, || "expected memory, found none".into());
     at.expect(!device.engines.is_empty(), || "expected at least one engine, found none".into());
     let facts: Vec<&str> = device.facts.iter().map(|(k, _)| k.as_str()).collect();

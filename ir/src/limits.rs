@@ -22,6 +22,9 @@ pub const BATCH_MAX: u64 = 4096;
 /// Tenants of one plan. Each has sessions of its own, and beyond the cores of any machine we describe tenants share cores.
 pub const TENANTS_MAX: usize = 64;
 
+/// Cores of one device: sixty times the largest server. Planning hands them out one by one.
+pub const CORES_MAX: u32 = 1 << 16;
+
 /// Requests a second of one tenant, in thousandths: a thousand million a second is a mistake. Far below 2^53, so that a rate
 /// is exact as the decimal number it is written as.
 pub const MILLIRATE_MAX: u64 = 1_000_000_000_000;

@@ -90,8 +90,9 @@ impl<'a> Workbench<'a> {
         other
     }
 
-    /// Numbers of threads for which CPU costs are known: of samples, or powers of two and all cores where modelled.
-    pub fn thread_choices(&self) -> Vec<u32> {
+    /// Numbers of threads, at most `cores`, for which CPU costs are known: of samples, or powers of two and all of the cores
+    /// where modelled.
+    pub fn thread_choices(&self, cores: u32) -> Vec<u32> {
         let host = &self.machine.devices[HOST];
         let measured = self.profile.and_then(|p| p.table(self.graph.fingerprint, &host.name).map(|t| (p, t)));
         let mut choices: Vec<u32> = match measured {
@@ -103,20 +104,23 @@ impl<'a> Workbench<'a> {
                     .filter(|s| s.device == host.name && s.engine == table.engine);
                 mine.map(|s| s.threads).collect()
             }
-            None => (0..16).map(|k| 1 << k).chain([host.cores]).collect(),
+            None => (0..16).map(|k| 1 << k).chain([cores]).collect(),
         };
-        choices.retain(|m| *m >= 1 && *m <= host.cores.max(1));
+        choices.retain(|m| *m >= 1 && *m <= cores.max(1));
         choices.sort_unstable();
         choices.dedup();
         choices
     }
 
-    /// Lane configurations worth trying: for each number of threads one lane, as many as fit, and powers of two between.
-    pub fn lane_configs(&self) -> Vec<LaneConfig> {
+    /// Lane configurations worth trying on so many of the host's cores: for each number of threads one lane, as many as
+    /// fit, and powers of two between. The host's lanes go with its cores.
+    pub fn lane_configs(&self, cores: u32) -> Vec<LaneConfig> {
         let host = &self.machine.devices[HOST];
+        let lanes_max = u64::from(host.lanes_max) * u64::from(cores) / u64::from(host.cores.max(1));
+        let lanes_max = u32::try_from(lanes_max).unwrap_or(u32::MAX).max(1);
         let mut configs = vec![];
-        for threads in self.thread_choices() {
-            let most = (host.cores.max(1) / threads).clamp(1, host.lanes_max.max(1));
+        for threads in self.thread_choices(cores) {
+            let most = (cores.max(1) / threads).clamp(1, lanes_max);
             let mut lanes: Vec<u32> = (0..16).map(|k| 1u32 << k).filter(|n| *n < most).collect();
             lanes.push(most);
             configs.extend(lanes.into_iter().map(|lanes| LaneConfig { lanes, threads }));

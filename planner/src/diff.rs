@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tandem_ir::format::scalar::Rate;
 use tandem_ir::plan::{Objective, Plan, Route, Tenant};
 use tandem_ir::units::{Bytes, Nanos};
 
@@ -22,7 +23,7 @@ pub fn diff(a: &Plan, b: &Plan) -> Vec<String> {
     };
     change("objective", objective(a), objective(b));
     change("search", a.authored.search.clone(), b.authored.search.clone());
-    change("serving", format!("{:?}", a.authored.serving), format!("{:?}", b.authored.serving));
+    change("serving", a.authored.serving.to_string(), b.authored.serving.to_string());
     change("machine", a.derived.machine.name.clone(), b.derived.machine.name.clone());
     change("tandem", a.derived.tandem.clone(), b.derived.tandem.clone());
     change("profile", a.derived.profile.short(), b.derived.profile.short());
@@ -86,7 +87,9 @@ fn tenant(a: &Plan, b: &Plan, x: &Tenant, y: &Tenant, out: &mut Vec<String>) {
     if fingerprint(a) != fingerprint(b) {
         out.push(format!("\"{name}\": another model (fingerprint {:?} -> {:?})", fingerprint(a), fingerprint(b)));
     }
+    let rate = |t: &Tenant| t.millirate.map_or("none".to_owned(), |r| format!("{} requests/s", Rate(r)));
     for (what, old, new) in [
+        ("rate", rate(x), rate(y)),
         ("model", x.model.clone(), y.model.clone()),
         ("shapes", format!("{:?}", x.shapes), format!("{:?}", y.shapes)),
         ("batching", format!("{:?}", x.batching), format!("{:?}", y.batching)),

@@ -42,6 +42,8 @@ impl std::fmt::Display for Infeasible {
 pub enum PlanError {
     #[error("{0}")]
     Infeasible(Box<Infeasible>),
+    #[error("tenant \"{tenant}\": {error}")]
+    Tenant { tenant: String, error: Box<PlanError> },
     #[error("{device} has neither a profile of this model nor described rates: profile it, or describe its rates")]
     NoCosts { device: String },
     #[error(
@@ -84,6 +86,17 @@ pub enum PlanError {
     Problem(ProblemError),
     #[error("the machine has no devices")]
     NoDevices,
+}
+
+impl PlanError {
+    /// Whether this is an answer, that nothing will do, rather than a fault of what was asked.
+    pub fn is_infeasible(&self) -> bool {
+        match self {
+            PlanError::Infeasible(_) => true,
+            PlanError::Tenant { error, .. } => error.is_infeasible(),
+            _ => false,
+        }
+    }
 }
 
 /// All of them are errors, and the whole says so.

@@ -23,7 +23,9 @@ pub mod problem;
 mod rng;
 pub mod search;
 pub mod segments;
+pub mod shares;
 pub mod simplify;
+mod survey;
 #[doc(hidden)]
 pub mod testing;
 pub mod timeline;

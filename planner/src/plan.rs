@@ -1,7 +1,7 @@
-//! The entry: from a graph, a machine and a wish to a plan; and from a plan's authored part back to its derived one.
+//! The entry: from graphs, a machine and a wish to a plan; and from a plan's authored part back to its derived one.
 //!
-//! [`plan`] searches every (batch, lanes, threads), writes the authored part, and lets [`rebuild`] derive the rest: so a plan
-//! that is rebuilt from its own authored part has the same bytes.
+//! [`plan`] searches every (batch, lanes, threads) of every tenant, writes the authored part, and lets [`rebuild`] derive the
+//! rest: so a plan that is rebuilt from its own authored part has the same bytes.
 //!
 //! Latency of a request without a rate (planner.md section 4): collecting while the previous batch holds its busiest lane,
 //! then the batch itself: max_q a_q + makespan. A CPU with n lanes counts a n-th, for n batches are in flight.
@@ -15,8 +15,8 @@ use tandem_ir::graph::{Graph, NodeId};
 use tandem_ir::limits::BATCH_MAX;
 use tandem_ir::machine::Machine;
 use tandem_ir::plan::{
-    Application, Authored, AuthoredRoute, Batching, BoundDim, Derived, MethodReport, Objective, Part, Plan,
-    PlannedGraph, Route, Serving, Tenant,
+    Authored, AuthoredRoute, Batching, BoundDim, Derived, MethodReport, Objective, Part, Plan, PlannedGraph, Route,
+    Serving, Tenant,
 };
 use tandem_ir::profile::Profile;
 use tandem_ir::units::Nanos;
@@ -25,50 +25,114 @@ use tandem_ir::{Fingerprint, placement, segment};
 use crate::bound;
 use crate::build::{LaneConfig, Workbench};
 use crate::emit::{self, RouteHead};
-use crate::error::{Infeasible, PlanError};
-use crate::problem::Problem;
-use crate::search::{self, Found, Goal, Method};
+use crate::error::PlanError;
+use crate::problem::{HOST, Problem};
+use crate::search::Method;
 use crate::segments::Segments;
+use crate::survey::{self, Searched};
 use crate::timeline::{self, Timeline, TimelineError};
 
 /// Percentile an SLO speaks of unless told: p99.
 const PERCENTILE_PERMILLE: u64 = 990;
 
-/// What to plan, for what.
+/// What to plan, for what: tenants, and what they all share.
 #[derive(Clone, Debug)]
 pub struct PlanInput<'a> {
-    /// Name of the tenant.
-    pub tenant: String,
-    /// Model reference for the plan: `zoo:NAME`, or a path relative to the plan file.
-    pub model: String,
-    /// The imported model.
-    pub graph: &'a Graph,
     /// The machine.
     pub machine: &'a Machine,
     /// What was measured; devices it does not speak of are modelled from their rates.
     pub profile: Option<&'a Profile>,
     /// The profile's fingerprint, for provenance.
     pub profile_fingerprint: Fingerprint,
-    /// Latency a request must meet.
-    pub slo: Option<Nanos>,
-    /// Batch sizes to choose from.
-    pub batches: Vec<u64>,
     /// What to reach.
     pub objective: Objective,
     /// How to search.
     pub search: Method,
+    /// Candidates a search may score for each route.
+    pub budget: u64,
+    /// How requests become batches, for the plan.
+    pub serving: Serving,
+    /// tandem's version.
+    pub tandem: String,
+    /// The models; each becomes an application of its own.
+    pub tenants: Vec<TenantInput<'a>>,
+}
+
+impl<'a> PlanInput<'a> {
+    /// A plan of these tenants with nothing special: costs modelled, throughput, every method.
+    pub fn new(machine: &'a Machine, tenants: Vec<TenantInput<'a>>) -> Self {
+        Self {
+            machine,
+            profile: None,
+            profile_fingerprint: Fingerprint::of(b""),
+            objective: Objective::default(),
+            search: Method::default(),
+            budget: BUDGET,
+            serving: Serving::default(),
+            tandem: String::new(),
+            tenants,
+        }
+    }
+
+    /// An error with the name of the tenant that it is about, where there are several.
+    pub(crate) fn blame(&self, tenant: &TenantInput<'_>, error: PlanError) -> PlanError {
+        match self.tenants.len() {
+            1 => error,
+            _ => PlanError::Tenant { tenant: tenant.name.clone(), error: Box::new(error) },
+        }
+    }
+}
+
+/// One model to plan.
+#[derive(Clone, Debug)]
+pub struct TenantInput<'a> {
+    /// Name of the tenant, unique in the plan.
+    pub name: String,
+    /// Name of its application, unique in the plan.
+    pub application: String,
+    /// Model reference for the plan: `zoo:NAME`, or a path relative to the plan file.
+    pub model: String,
+    /// The imported model.
+    pub graph: &'a Graph,
+    /// Latency a request must meet.
+    pub slo: Option<Nanos>,
+    /// Percentile the SLO speaks of, in per mille.
+    pub percentile_permille: u64,
+    /// Requests a second it is planned for, in thousandths.
+    pub millirate: Option<u64>,
+    /// Batch sizes to choose from.
+    pub batches: Vec<u64>,
     /// Dimensions of each input.
     pub shapes: BTreeMap<String, Vec<BoundDim>>,
     /// How batches are known to be sound; [`Batching::Refused`] leaves batch 1 only.
     pub batching: Batching,
     /// Author's pins.
     pub pins: Vec<Part>,
-    /// Candidates a search may score for each route.
-    pub budget: u64,
+    /// Cores of the host that its lanes may take (see [`crate::shares`]); `None`: all of them.
+    pub cores: Option<u32>,
     /// Only this lane configuration of the CPU.
     pub lanes: Option<LaneConfig>,
-    /// tandem's version.
-    pub tandem: String,
+}
+
+impl<'a> TenantInput<'a> {
+    /// A tenant with nothing special, at batch 1: its model and application are called as it is.
+    pub fn new(name: &str, graph: &'a Graph) -> Self {
+        Self {
+            name: name.to_owned(),
+            application: name.to_owned(),
+            model: name.to_owned(),
+            graph,
+            slo: None,
+            percentile_permille: PERCENTILE_PERMILLE,
+            millirate: None,
+            batches: vec![1],
+            shapes: BTreeMap::new(),
+            batching: Batching::Inferred,
+            pins: vec![],
+            cores: None,
+            lanes: None,
+        }
+    }
 }
 
 /// Candidates a search scores for each route unless told.
@@ -92,55 +156,35 @@ pub struct RebuildInput<'a> {
     pub reports: &'a [MethodReport],
 }
 
-/// One point that was searched.
-struct Point {
-    batch: u64,
-    config: LaneConfig,
-    problem: Problem,
-    found: Found,
-}
-
-impl Point {
-    fn key(&self, goal: Goal) -> (search::Key, u64, LaneConfig) {
-        let (excess, late, first, second, total) = goal.key(&self.found.best.score);
-        // A throughput is items a time: the busiest lane's time is compared by item. Scaled so that division loses little.
-        let item = |ns: u64| u64::try_from(u128::from(ns) * 1_000_000 / u128::from(self.batch)).unwrap_or(u64::MAX);
-        let key = match goal.objective {
-            Objective::Latency => (excess, late, first, second, total),
-            Objective::Throughput => (excess, late, item(first), second, total),
-        };
-        (key, self.batch, self.config)
-    }
-}
-
-/// Plans one tenant.
+/// Plans tenants, each alone on the cores its input says: the accelerators are each one's as though it were alone on them.
 ///
 /// # Errors
-/// See [`PlanError`]; [`PlanError::Infeasible`] with evidence where no route meets the SLO or fits.
-pub fn plan(input: &PlanInput<'_>) -> Result<(Plan, Vec<MethodReport>), PlanError> {
-    let (batches, mut notes) = batches(input)?;
-    let bench = Workbench::new(input.graph, input.machine, input.profile, &input.pins)?;
-    let goal = Goal { objective: input.objective, slo: input.slo };
-    let configs = input.lanes.map_or_else(|| bench.lane_configs(), |c| vec![c]);
-    let points = survey(&bench, input, goal, &batches, &configs, &mut notes)?;
-    let chosen = points.iter().min_by_key(|p| p.key(goal)).expect("there are points");
-    let (excess, late, ..) = goal.key(&chosen.found.best.score);
-    if excess > 0 || late > 0 {
-        return Err(PlanError::Infeasible(Box::new(infeasible(input, &bench, &points, &batches, &configs)?)));
+/// See [`PlanError`]; [`PlanError::Infeasible`] with evidence where no route of a tenant meets its SLO or fits. With several
+/// tenants, [`PlanError::Tenant`] says whose error it is.
+pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
+    if input.machine.devices.is_empty() {
+        return Err(PlanError::NoDevices);
     }
-    let (config, batch) = (chosen.config, chosen.batch);
-    let mut kept: Vec<&Point> = points.iter().filter(|p| p.config == config).collect();
-    kept.retain(|p| {
-        let key = goal.key(&p.found.best.score);
-        key.0 == 0 && key.1 == 0
-    });
-    kept.sort_by_key(|p| p.batch);
-    let authored = author(input, &batches, &kept, batch);
-    let reports: Vec<MethodReport> = kept.iter().map(|p| report(&bench, &input.tenant, p, &notes)).collect();
-    let rebuilt = rebuild(
+    let searched = input.tenants.iter().map(|t| survey::search_tenant(input, t).map_err(|e| input.blame(t, e)));
+    let (mut applications, mut reports, mut makespans) = (vec![], vec![], vec![]);
+    for Searched { application, routes } in searched.collect::<Result<Vec<_>, _>>()? {
+        applications.push(application);
+        for (report, makespan) in routes {
+            reports.push(report);
+            makespans.push(makespan);
+        }
+    }
+    let authored = Authored {
+        objective: input.objective,
+        search: input.search.to_string(),
+        applications,
+        serving: input.serving.clone(),
+    };
+    let graphs: Vec<&Graph> = input.tenants.iter().map(|t| t.graph).collect();
+    let derived = rebuild(
         &authored,
         &RebuildInput {
-            graphs: &[input.graph],
+            graphs: &graphs,
             machine: input.machine,
             profile: input.profile,
             profile_fingerprint: input.profile_fingerprint,
@@ -148,194 +192,24 @@ pub fn plan(input: &PlanInput<'_>) -> Result<(Plan, Vec<MethodReport>), PlanErro
             reports: &reports,
         },
     )?;
-    for (route, point) in rebuilt.routes.iter().zip(&kept) {
-        assert_eq!(route.prediction.makespan, point.found.best.score.makespan, "what was searched is what was written");
+    for (route, makespan) in derived.routes.iter().zip(makespans) {
+        assert_eq!(route.prediction.makespan, makespan, "what was searched is what was written");
     }
-    Ok((Plan { authored, derived: rebuilt }, reports))
+    Ok(Plan { authored, derived })
 }
 
-/// Lane configurations that are searched in full after all were looked at with the cheap methods.
-const CONFIGS_SEARCHED: usize = 3;
-
-/// Searches the tenant's batches at the lane configurations that the cheap methods rank best.
-///
-/// With an SLO at the least latency this finds, the same configurations are searched (those that are late rank by how late
-/// they are, whatever the SLO), so [`infeasible`]'s nearest SLO is true.
-fn survey(
-    bench: &Workbench<'_>,
-    input: &PlanInput<'_>,
-    goal: Goal,
-    batches: &[u64],
-    configs: &[LaneConfig],
-    notes: &mut Vec<String>,
-) -> Result<Vec<Point>, PlanError> {
-    let wanted: Vec<(u64, LaneConfig)> = batches.iter().flat_map(|b| configs.iter().map(|c| (*b, *c))).collect();
-    let auto = input.search == Method::Auto;
-    // Without a budget, auto stops before local search.
-    let first = PlanInput { budget: if auto { 0 } else { input.budget }, ..input.clone() };
-    let looked: Vec<Result<Point, PlanError>> =
-        wanted.par_iter().map(|(batch, config)| point(bench, &first, goal, *batch, *config)).collect();
-    let (mut points, mut failure) = (vec![], None);
-    for (result, (batch, _)) in looked.into_iter().zip(&wanted) {
-        match result {
-            Ok(point) => points.push(point),
-            Err(PlanError::NoInterference { device, lanes, threads }) if configs.len() > 1 => {
-                if *batch == batches[0] {
-                    let what = "left out, for its interference is neither measured nor modelled";
-                    notes.push(format!("{lanes} lanes of {threads} threads on {device}: {what}"));
-                }
-            }
-            Err(error) => failure = failure.or(Some(error)),
-        }
-    }
-    if points.is_empty() {
-        return Err(failure.unwrap_or(PlanError::NoBatches));
-    }
-    if !auto {
-        return Ok(points);
-    }
-    let mut ranked: Vec<(search::Key, u64, LaneConfig)> = points.iter().map(|p| p.key(goal)).collect();
-    ranked.sort_unstable();
-    let mut kept: Vec<LaneConfig> = vec![];
-    for (_, _, config) in ranked {
-        if kept.len() < CONFIGS_SEARCHED && !kept.contains(&config) {
-            kept.push(config);
-        }
-    }
-    points.retain(|p| kept.contains(&p.config));
-    let full = |p: Point| {
-        let Point { batch, config, problem, .. } = p;
-        search_point(bench, input, goal, batch, config, problem)
-    };
-    points.into_par_iter().map(full).collect()
-}
-
-fn point(
-    bench: &Workbench<'_>,
-    input: &PlanInput<'_>,
-    goal: Goal,
-    batch: u64,
-    config: LaneConfig,
-) -> Result<Point, PlanError> {
-    let problem = bench.problem(batch, config)?;
-    search_point(bench, input, goal, batch, config, problem)
-}
-
-fn search_point(
-    bench: &Workbench<'_>,
-    input: &PlanInput<'_>,
-    goal: Goal,
-    batch: u64,
-    config: LaneConfig,
-    problem: Problem,
-) -> Result<Point, PlanError> {
-    let mut found = search::search(&problem, input.search, goal, input.budget)?;
-    // The search counts constants alone; what is alive while a route runs is known once it is written.
-    let over = lacking(bench, &problem, &found.best.segments, config);
-    if over > 0 && input.search == Method::Auto {
-        let singles = (0..problem.devices.len()).flat_map(|d| search::single(&problem, d));
-        let fits = singles.filter(|c| lacking(bench, &problem, &c.segments, config) == 0);
-        if let Some(best) = fits.min_by_key(|c| goal.key(&c.score)) {
-            found.best = best;
-            found.chosen = "one device, for the best placement does not fit in memory".into();
-            return Ok(Point { batch, config, problem, found });
-        }
-    }
-    found.best.score.excess += over;
-    Ok(Point { batch, config, problem, found })
-}
-
-/// Bytes that lack when every lane has a batch in flight.
-fn lacking(bench: &Workbench<'_>, problem: &Problem, segments: &Segments, config: LaneConfig) -> u64 {
-    let Ok(timeline) = timeline::evaluate(problem, segments) else { return 0 };
-    let head = RouteHead { tenant: String::new(), share_permille: 0, parts: vec![] };
-    let route = emit::route(head, bench.graph, problem, segments, &timeline);
-    let over = |(used, device): (&tandem_ir::plan::MemoryUse, &crate::problem::DeviceModel)| {
-        let peak = used.peak.0.saturating_mul(u64::from(config.lanes.max(1)));
-        used.weights.0.saturating_add(peak).saturating_sub(device.memory.0)
-    };
-    route.memory.iter().zip(&problem.devices).map(over).sum()
-}
-
-/// The batch sizes to try, ascending, and why there are fewer than asked for.
-fn batches(input: &PlanInput<'_>) -> Result<(Vec<u64>, Vec<String>), PlanError> {
-    let mut batches = input.batches.clone();
-    batches.sort_unstable();
-    batches.dedup();
-    if let Some(batch) = batches.iter().find(|b| **b == 0 || **b > BATCH_MAX) {
-        return Err(PlanError::Batch { batch: *batch, max: BATCH_MAX });
-    }
-    let mut notes = vec![];
-    if let Batching::Refused(reason) = &input.batching {
-        if batches != [1] {
-            notes.push(format!("planned at batch 1 only: {reason}"));
-        }
-        batches = vec![1];
-    }
-    if batches.is_empty() {
-        return Err(PlanError::NoBatches);
-    }
-    Ok((batches, notes))
-}
-
-fn author(input: &PlanInput<'_>, batches: &[u64], kept: &[&Point], chosen: u64) -> Authored {
-    let routes = kept.iter().map(|p| AuthoredRoute {
-        batch: p.batch,
-        lanes: p.config.lanes,
-        threads: p.config.threads,
-        share_permille: if p.batch == chosen { 1000 } else { 0 },
-        parts: parts(input.graph, &p.problem, &p.found.best.segments),
-    });
-    let tenant = Tenant {
-        name: input.tenant.clone(),
-        model: input.model.clone(),
-        shapes: input.shapes.clone(),
-        millirate: None,
-        batching: input.batching.clone(),
-        batches: batches.to_vec(),
-        pins: input.pins.clone(),
-        routes: routes.collect(),
-    };
-    let application = Application {
-        name: input.tenant.clone(),
-        slo: input.slo,
-        percentile_permille: PERCENTILE_PERMILLE,
-        tenants: vec![tenant],
-        edges: vec![],
-    };
-    Authored {
-        objective: input.objective,
-        search: input.search.to_string(),
-        applications: vec![application],
-        serving: Serving::default(),
-    }
-}
-
-/// One part a segment, so that `segment::form` gives the same segments back: pieces of a segment have only pieces of itself
-/// between them, for the graph of segments is acyclic.
-fn parts(graph: &Graph, problem: &Problem, segments: &Segments) -> Vec<Part> {
-    let mut part_of = vec![None; graph.nodes.len()];
-    for (atom, s) in problem.atoms.iter().zip(&segments.of) {
-        atom.nodes.iter().for_each(|n| part_of[n.index()] = Some(*s as usize));
-    }
-    let devices: Vec<String> = segments.device.iter().map(|d| problem.devices[usize::from(*d)].name.clone()).collect();
-    placement::parts_of(graph, &part_of, &devices)
-}
-
-fn route_name(tenant: &str, batch: u64, config: LaneConfig) -> String {
+/// How a route is called in reports and evidence.
+pub(crate) fn route_name(tenant: &str, batch: u64, config: LaneConfig) -> String {
     format!("{tenant} batch {batch}, {} x {} threads", config.lanes, config.threads)
 }
 
-fn report(bench: &Workbench<'_>, tenant: &str, point: &Point, notes: &[String]) -> MethodReport {
-    let Found { tried, chosen, stopped, .. } = &point.found;
-    let mut report = derived_report(bench, tenant, &point.problem, point.config);
-    report.notes.extend(notes.iter().cloned());
-    (report.tried, report.chosen, report.stopped) = (tried.clone(), chosen.clone(), stopped.clone());
-    report
-}
-
 /// What follows from the graph and the machine alone.
-fn derived_report(bench: &Workbench<'_>, tenant: &str, problem: &Problem, config: LaneConfig) -> MethodReport {
+pub(crate) fn derived_report(
+    bench: &Workbench<'_>,
+    tenant: &str,
+    problem: &Problem,
+    config: LaneConfig,
+) -> MethodReport {
     let mut notes = problem.notes.clone();
     for (reason, _, nodes) in &bench.pins {
         let first = bench.graph.node_name(nodes[0]);
@@ -352,46 +226,6 @@ fn derived_report(bench: &Workbench<'_>, tenant: &str, problem: &Problem, config
         passes: bench.passes.iter().map(|p| (p.name.to_owned(), p.before, p.after)).collect(),
         notes,
     }
-}
-
-/// Why nothing is admissible, and the smallest SLO for which the same search finds something.
-fn infeasible(
-    input: &PlanInput<'_>,
-    bench: &Workbench<'_>,
-    points: &[Point],
-    batches: &[u64],
-    configs: &[LaneConfig],
-) -> Result<Infeasible, PlanError> {
-    // At an SLO of zero everything is late, and the search ranks by how late: it finds the least latency it can find. With
-    // the SLO at that latency it takes the same way until there, and with a nanosecond less it never arrives.
-    let goal = Goal { objective: input.objective, slo: Some(Nanos::ZERO) };
-    let again = survey(bench, input, goal, batches, configs, &mut vec![])?;
-    let fits = again.iter().filter(|p| p.found.best.score.excess == 0);
-    let best = fits.map(|p| (Goal::latency(&p.found.best.score), p.batch)).min();
-    let over = points.iter().map(|p| p.found.best.score.excess).min().filter(|o| *o > 0);
-    let mut evidence = vec![];
-    for (d, device) in bench.machine.devices.iter().enumerate() {
-        let alone = points.iter().filter_map(|p| search::single(&p.problem, d).pop().map(|c| (p, c)));
-        let least = alone.filter(|(_, c)| c.score.excess == 0).min_by_key(|(_, c)| Goal::latency(&c.score));
-        evidence.push(match least {
-            Some((p, c)) => format!(
-                "{} alone: at best {} at {} ({} collecting, {} executing)",
-                device.name,
-                Goal::latency(&c.score),
-                route_name(&input.tenant, p.batch, p.config),
-                c.score.bottleneck,
-                c.score.makespan
-            ),
-            None => format!("{} alone: cannot hold or cannot run the model", device.name),
-        });
-    }
-    Ok(Infeasible {
-        slo: input.slo,
-        evidence,
-        nearest_slo: best.map(|b| b.0),
-        best_batch: best.map(|b| b.1),
-        bytes_over: over.filter(|_| best.is_none()).map(tandem_ir::Bytes),
-    })
 }
 
 /// Derives the rest of a plan from its authored part: no search, no choice.
@@ -532,7 +366,7 @@ struct Floor {
 }
 
 fn floor(bench: &Workbench<'_>, tenant: &Tenant, objective: Objective) -> Floor {
-    let configs = bench.lane_configs();
+    let configs = bench.lane_configs(bench.machine.devices[HOST].cores);
     let authored = tenant.routes.iter().map(|r| LaneConfig { lanes: r.lanes, threads: r.threads });
     // Floors leave interference out, so among configurations of equal threads the one with most lanes has the least.
     let mut most: BTreeMap<u32, u32> = BTreeMap::new();

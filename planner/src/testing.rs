@@ -9,6 +9,7 @@ use tandem_ir::units::{Bytes, Nanos};
 use tandem_ir::{DType, Fingerprint, Graph};
 
 use crate::emit::{self, RouteHead};
+use crate::plan::{PlanInput, TenantInput};
 use crate::problem::{Atom, DeviceModel, Problem, Value};
 pub use crate::rng::Rng;
 use crate::segments;
@@ -250,24 +251,9 @@ pub fn machine(cores: u32, gpu: bool) -> tandem_ir::Machine {
     }
 }
 
-/// A plan's input with nothing special.
-pub fn input<'a>(graph: &'a Graph, machine: &'a tandem_ir::Machine) -> crate::plan::PlanInput<'a> {
-    crate::plan::PlanInput {
-        tenant: "made-up".into(),
-        model: "made-up.onnx".into(),
-        graph,
-        machine,
-        profile: None,
-        profile_fingerprint: Fingerprint::of(b""),
-        slo: None,
-        batches: vec![1],
-        objective: tandem_ir::plan::Objective::Latency,
-        search: crate::search::Method::Auto,
-        shapes: BTreeMap::new(),
-        batching: tandem_ir::plan::Batching::Inferred,
-        pins: vec![],
-        budget: crate::plan::BUDGET,
-        lanes: None,
-        tandem: "0.0.0".into(),
-    }
+/// A plan's input of one tenant with nothing special.
+pub fn input<'a>(graph: &'a Graph, machine: &'a tandem_ir::Machine) -> PlanInput<'a> {
+    let tenant = TenantInput { model: "made-up.onnx".into(), ..TenantInput::new("made-up", graph) };
+    let (objective, tandem) = (tandem_ir::plan::Objective::Latency, "0.0.0".into());
+    PlanInput { objective, tandem, ..PlanInput::new(machine, vec![tenant]) }
 }

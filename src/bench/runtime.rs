@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use tandem_ir::machine::Rates;
-use tandem_ir::plan::{Batching, Objective, Part, Route};
+use tandem_ir::plan::{Objective, Part, Route};
 use tandem_ir::{DType, Fingerprint, Machine, placement};
 use tandem_onnx::cut;
 use tandem_onnx::import::Model;
 use tandem_onnx::value::Value;
-use tandem_planner::plan::{BUDGET, PlanInput, RebuildInput};
+use tandem_planner::plan::{PlanInput, RebuildInput, TenantInput};
 use tandem_planner::search::Method;
 use tandem_runtime::driver::{RouteRunner, RunnerOptions};
 use tandem_runtime::engine::{Engine, Session, SessionOptions};
@@ -62,25 +62,11 @@ fn machine(context: &Context) -> Result<Machine> {
 /// A route of so many segments, cut at even distances.
 fn route(name: &str, model: &Model, machine: &Machine, segments: usize) -> Result<Route> {
     let threads = machine.devices[0].cores.max(1);
-    let input = PlanInput {
-        tenant: name.to_owned(),
-        model: name.to_owned(),
-        graph: &model.graph,
-        machine,
-        profile: None,
-        profile_fingerprint: Fingerprint::of(b""),
-        slo: None,
-        batches: vec![1],
-        objective: Objective::Latency,
-        search: Method::CpuOnly,
-        shapes: Default::default(),
-        batching: Batching::Inferred,
-        pins: vec![],
-        budget: BUDGET,
-        lanes: Some(tandem_planner::build::LaneConfig { lanes: 1, threads }),
-        tandem: commands::plan::VERSION.to_owned(),
-    };
-    let (mut plan, _) = tandem_planner::plan::plan(&input)?;
+    let lanes = Some(tandem_planner::build::LaneConfig { lanes: 1, threads });
+    let tenant = TenantInput { lanes, ..TenantInput::new(name, &model.graph) };
+    let (objective, search, tandem) = (Objective::Latency, Method::CpuOnly, commands::plan::VERSION.to_owned());
+    let input = PlanInput { objective, search, tandem, ..PlanInput::new(machine, vec![tenant]) };
+    let mut plan = tandem_planner::plan::plan(&input)?;
     if segments > 1 {
         let nodes: Vec<_> = model.graph.placeable().collect();
         let mut part = vec![None; model.graph.nodes.len()];

@@ -19,24 +19,28 @@ pub fn run(context: &Context, args: &ExplainArgs) -> Result<()> {
     let mut models = prepare::plan_models(context, &plan.authored, &plan.derived.graphs, &args.plan, &args.overrides)?;
     let graphs: Vec<(&str, &Graph)> = models.iter().map(|(n, m)| (n.as_str(), &m.graph)).collect();
     refuse(&args.plan.display().to_string(), tandem_ir::check::check_plan_against(&plan, &graphs))?;
-    let route = choose(&plan, args.batch)?;
+    let route = choose(&plan, args.tenant.as_deref(), args.batch)?;
     let tenant = models.iter().position(|(n, _)| *n == route.tenant).context("the route's tenant has no model")?;
     let given = args.profile.as_deref().map(|p| context.profile(p)).transpose()?;
     let bind = BindArgs::default();
     let wish = Wish {
-        batches: plan.derived.routes.iter().map(|r| r.batch).collect(),
+        batches: plan.derived.routes.iter().filter(|r| r.tenant == route.tenant).map(|r| r.batch).collect(),
         threads: vec![route.threads],
         segments: false,
         links: false,
         insist: false,
         bind: &bind,
     };
-    let mut named: Vec<(&str, &mut Model)> = models.iter_mut().map(|(n, m)| (n.as_str(), m)).collect();
+    // The other tenants' costs say nothing of this one's boundaries.
+    let (name, model) = &mut models[tenant];
+    let mut named: [(&str, &mut Model); 1] = [(name, model)];
     let gathered = gather(context, &plan.derived.machine, &mut named, given, &wish)?;
     let graphs: Vec<&Graph> = models.iter().map(|(_, m)| &m.graph).collect();
     let told = explain::explain(&plan, &graphs, gathered.profile.as_ref(), tenant, Some(route.batch))?;
     let text = match args.format {
-        ExplainFormat::Text => explain::summary(&plan, graphs[tenant], Some(route.batch)) + "\n" + &told.text(),
+        ExplainFormat::Text => {
+            explain::summary(&plan, &route.tenant, graphs[tenant], Some(route.batch)) + "\n" + &told.text()
+        }
         ExplainFormat::Tree => told.tree(),
         ExplainFormat::Dot => told.dot(),
         ExplainFormat::Svg => told.svg(),

@@ -1,20 +1,21 @@
-//! `tandem plan`: from a model, a machine and a wish to a plan file.
+//! `tandem plan`: from models, a machine and a wish to a plan file.
 
 use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use tandem_ir::plan::{Authored, Batching, MethodReport, Objective};
+use tandem_ir::plan::{Authored, MethodReport, Objective, Policy, Serving};
 use tandem_ir::{Graph, Machine, Nanos, Plan, Profile, check, format};
 use tandem_onnx::import::Model;
-use tandem_planner::PlanError;
-use tandem_planner::plan::{BUDGET, PlanInput, RebuildInput};
+use tandem_planner::plan::{PlanInput, RebuildInput, TenantInput};
 use tandem_planner::search::Method;
+use tandem_planner::{PlanError, shares};
 
-use crate::cli::PlanArgs;
+use crate::binding::{self, Wanted};
+use crate::cli::{PlanArgs, PolicyChoice};
 use crate::commands::profile::{Gathered, Wish, gather};
 use crate::context::{Context, negative, read_document, report};
 use crate::output::write_out;
-use crate::{binding, prepare};
+use crate::prepare;
 
 /// tandem's version, as plans record it.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -24,10 +25,7 @@ pub fn run(context: &Context, args: &PlanArgs) -> Result<()> {
     let wish = Asked::read(args)?;
     let (plan, graphs) = match &args.from {
         Some(from) => again(context, args, from, &wish)?,
-        None => {
-            let reference = args.model.clone().context("a model, or --from PLAN")?;
-            fresh(context, args, &reference, &wish)?
-        }
+        None => fresh(context, args, &wish)?,
     };
     let pairs: Vec<(&str, &Graph)> = graphs.iter().map(|(n, g)| (n.as_str(), g)).collect();
     let made = "the plan just made";
@@ -35,8 +33,8 @@ pub fn run(context: &Context, args: &PlanArgs) -> Result<()> {
     findings.extend(check::check_plan_against(&plan, &pairs));
     report(made, findings)?;
     write_out(args.output.as_deref(), &format::plan::to_yaml(&plan))?;
-    for (_, graph) in &graphs {
-        context.say(&tandem_planner::explain::summary(&plan, graph, None));
+    for (tenant, graph) in &graphs {
+        context.say(&tandem_planner::explain::summary(&plan, tenant, graph, None));
     }
     if let Some(path) = args.output.as_deref().filter(|p| *p != Path::new("-")) {
         context.say(&format!("written to {}", path.display()));
@@ -46,64 +44,129 @@ pub fn run(context: &Context, args: &PlanArgs) -> Result<()> {
 
 /// The options that change what is planned, read.
 struct Asked {
+    tenants: Vec<Wanted>,
     slo: Option<Nanos>,
     objective: Option<Objective>,
     search: Option<Method>,
+    queue_delay: Option<Nanos>,
 }
 
 impl Asked {
     fn read(args: &PlanArgs) -> Result<Self> {
-        let slo = args.slo.as_deref().map(|s| s.parse::<Nanos>().map_err(|e| anyhow!("--slo {s}: {e}"))).transpose()?;
-        if slo == Some(Nanos::ZERO) {
-            bail!("--slo 0: expected a positive duration");
+        let tenants = binding::tenants(&args.models)?;
+        if tenants.len() > 1 && !args.pin.is_empty() {
+            bail!(
+                "--pin: expected one model, found {}: pin nodes in the plan, and search again --from it",
+                tenants.len()
+            );
         }
+        let slo = args.slo.as_deref().map(|s| binding::duration("--slo", s)).transpose()?;
         let search = args.search.as_deref().map(|s| s.parse().map_err(|e| anyhow!("--search: {e}"))).transpose()?;
         let objective = args.objective.as_deref().map(|o| match o {
             "latency" => Objective::Latency,
             _ => Objective::Throughput,
         });
-        Ok(Self { slo, objective, search })
+        let delay = |s: &str| s.parse().map_err(|e| anyhow!("--queue-delay {s}: {e}"));
+        let queue_delay = args.queue_delay.as_deref().map(delay).transpose()?;
+        Ok(Self { tenants, slo, objective, search, queue_delay })
+    }
+
+    /// The serving section: what it says now, and in its place what was asked for.
+    fn serving(&self, args: &PlanArgs, now: &Serving, largest_batch: u64) -> Result<Serving> {
+        let (mut preferred, mut queue_delay) = match &now.policy {
+            Policy::Fixed { preferred, queue_delay } => (preferred.clone(), *queue_delay),
+            Policy::AdtSerial | Policy::AdtSlide | Policy::AdtFlow => Default::default(),
+        };
+        if !args.preferred.is_empty() {
+            preferred = args.preferred.clone();
+        }
+        queue_delay = self.queue_delay.unwrap_or(queue_delay);
+        let policy = match args.serving {
+            Some(PolicyChoice::Fixed) => Policy::Fixed { preferred, queue_delay },
+            None if matches!(now.policy, Policy::Fixed { .. }) => Policy::Fixed { preferred, queue_delay },
+            Some(PolicyChoice::AdtSerial) => Policy::AdtSerial,
+            Some(PolicyChoice::AdtSlide) => Policy::AdtSlide,
+            Some(PolicyChoice::AdtFlow) => Policy::AdtFlow,
+            None => now.policy.clone(),
+        };
+        let given = [("--preferred", !args.preferred.is_empty()), ("--queue-delay", self.queue_delay.is_some())];
+        if let Some((option, _)) = given.into_iter().find(|(_, g)| *g && !matches!(policy, Policy::Fixed { .. })) {
+            bail!("{option}: expected it with --serving fixed only, found it with {}", policy.name());
+        }
+        let serving = Serving { policy, queue_max: args.queue_max.or(now.queue_max) };
+        // Before anything is measured, not only once the plan is made.
+        report("the serving section", check::check_serving(&serving, largest_batch))?;
+        Ok(serving)
     }
 }
 
 type Made = (Plan, Vec<(String, Graph)>);
 
-fn fresh(context: &Context, args: &PlanArgs, reference: &str, wish: &Asked) -> Result<Made> {
+fn fresh(context: &Context, args: &PlanArgs, wish: &Asked) -> Result<Made> {
+    let largest = args.batch.iter().max().copied().unwrap_or(0);
+    let serving = wish.serving(args, &Serving::default(), largest)?;
     let machine = context.machine(&args.machine)?;
-    let mut model = prepare::open(context, reference, None)?;
-    let (shapes, notes) = prepare::bind(&mut model, reference, &args.bind)?;
-    notes.iter().for_each(|n| context.say(&format!("note: {n}")));
-    let name = binding::tenant_name(reference);
-    let gathered = costs(context, args, &machine, &name, &mut model, args.batch.clone())?;
-    let stored = stored_reference(reference, args.output.as_deref())?;
-    let input = PlanInput {
-        tenant: name.clone(),
-        model: stored,
-        graph: &model.graph,
-        machine: &machine,
+    let mut models = vec![];
+    for tenant in &wish.tenants {
+        models.push((tenant.name.clone(), prepare::open(context, &tenant.model, None)?));
+    }
+    let references: Vec<&str> = wish.tenants.iter().map(|t| t.model.as_str()).collect();
+    let bound = prepare::bind_all(&mut models, &references, &args.bind)?;
+    bound.iter().flat_map(|(_, notes)| notes).for_each(|n| context.say(&format!("note: {n}")));
+    let gathered = costs(context, args, &machine, &mut models, args.batch.clone())?;
+    let mut tenants = vec![];
+    for (((wanted, (_, model)), (shapes, _)), batching) in
+        wish.tenants.iter().zip(&models).zip(bound).zip(&gathered.batching)
+    {
+        tenants.push(TenantInput {
+            model: stored_reference(&wanted.model, args.output.as_deref())?,
+            slo: wanted.slo.or(wish.slo),
+            millirate: wanted.millirate,
+            batches: args.batch.clone(),
+            shapes,
+            batching: batching.clone(),
+            pins: binding::pins(&args.pin)?,
+            ..TenantInput::new(&wanted.name, &model.graph)
+        });
+    }
+    let objective = wish.objective.unwrap_or_default();
+    let mut input = input(&machine, &gathered, objective, wish.search.unwrap_or_default(), serving, tenants);
+    if input.tenants.len() > 1 {
+        let cores = answered(shares::by_work(&input))?;
+        input.tenants.iter_mut().zip(cores).for_each(|(tenant, cores)| tenant.cores = Some(cores));
+    }
+    let plan = answered(tandem_planner::plan::plan(&input))?;
+    Ok((plan, graphs(models)))
+}
+
+fn input<'a>(
+    machine: &'a Machine,
+    gathered: &'a Gathered,
+    objective: Objective,
+    search: Method,
+    serving: Serving,
+    tenants: Vec<TenantInput<'a>>,
+) -> PlanInput<'a> {
+    PlanInput {
         profile: gathered.profile.as_ref(),
         profile_fingerprint: gathered.fingerprint,
-        slo: wish.slo,
-        batches: args.batch.clone(),
-        objective: wish.objective.unwrap_or_default(),
-        search: wish.search.unwrap_or(Method::Auto),
-        shapes,
-        batching: gathered.batching.first().cloned().unwrap_or(Batching::Inferred),
-        pins: binding::pins(&args.pin)?,
-        budget: BUDGET,
-        lanes: None,
+        objective,
+        search,
+        serving,
         tandem: VERSION.to_owned(),
-    };
-    let planned = tandem_planner::plan::plan(&input);
-    let plan = answered(planned)?.0;
-    Ok((plan, vec![(name, model.graph)]))
+        ..PlanInput::new(machine, tenants)
+    }
+}
+
+fn graphs(models: Vec<(String, Model)>) -> Vec<(String, Graph)> {
+    models.into_iter().map(|(name, model)| (name, model.graph)).collect()
 }
 
 /// Infeasible is an answer; the rest are errors.
 fn answered<T>(planned: Result<T, PlanError>) -> Result<T> {
     match planned {
         Ok(made) => Ok(made),
-        Err(PlanError::Infeasible(why)) => negative(format!("infeasible: {why}")),
+        Err(error) if error.is_infeasible() => negative(format!("infeasible: {error}")),
         Err(error) => Err(error.into()),
     }
 }
@@ -127,14 +190,14 @@ fn costs(
     context: &Context,
     args: &PlanArgs,
     machine: &Machine,
-    name: &str,
-    model: &mut Model,
+    models: &mut [(String, Model)],
     batches: Vec<u64>,
 ) -> Result<Gathered> {
     let given = args.profile.as_deref().map(|p| context.profile(p)).transpose()?;
     let wish =
         Wish { batches, threads: vec![], segments: false, links: false, insist: args.insist_batch, bind: &args.bind };
-    gather(context, machine, &mut [(name, model)], given, &wish)
+    let mut named: Vec<(&str, &mut Model)> = models.iter_mut().map(|(n, m)| (n.as_str(), m)).collect();
+    gather(context, machine, &mut named, given, &wish)
 }
 
 /// Plans again from a plan's authored part: with `--search none` its placement is kept.
@@ -146,27 +209,29 @@ fn again(context: &Context, args: &PlanArgs, from: &Path, wish: &Asked) -> Resul
         (Some(planned), "auto") => planned,
         (_, choice) => context.machine(choice)?,
     };
-    let mut models = prepare::plan_models(context, &authored, &[], from, &args.overrides)?;
     if let Some(slo) = wish.slo {
         authored.applications.iter_mut().for_each(|a| a.slo = Some(slo));
     }
     if let Some(objective) = wish.objective {
         authored.objective = objective;
     }
-    let search = wish.search.unwrap_or(Method::Auto);
-    if search != Method::None {
-        return search_again(context, args, &machine, &authored, models, search);
-    }
-    let (name, model) = models.first_mut().context("the plan has no tenant")?;
     // All batches the plan may choose from, not only those of its routes: its bounds speak of them all.
     let mut batches: Vec<u64> = authored.tenants().flat_map(|t| t.batches.iter().copied()).collect();
+    let largest = batches.iter().max().copied().unwrap_or(0);
+    authored.serving = wish.serving(args, &authored.serving, largest)?;
+    let mut models = prepare::plan_models(context, &authored, &[], from, &args.overrides)?;
     batches.extend(authored.tenants().flat_map(|t| t.routes.iter().map(|r| r.batch)));
     batches.sort_unstable();
     batches.dedup();
-    let gathered = costs(context, args, &machine, name, model, batches)?;
-    // What the search once did is told again, where the derived part still reads.
-    let reports = format::plan::from_yaml(&text, &file).map(|p| p.derived.reports).unwrap_or_default();
-    rebuilt(authored, &machine, &gathered, &reports, models)
+    let gathered = costs(context, args, &machine, &mut models, batches)?;
+    match wish.search.unwrap_or_default() {
+        Method::None => {
+            // What the search once did is told again, where the derived part still reads.
+            let reports = format::plan::from_yaml(&text, &file).map(|p| p.derived.reports).unwrap_or_default();
+            rebuilt(authored, &machine, &gathered, &reports, models)
+        }
+        search => search_again(&authored, &machine, &gathered, search, models),
+    }
 }
 
 fn rebuilt(
@@ -176,9 +241,9 @@ fn rebuilt(
     reports: &[MethodReport],
     models: Vec<(String, Model)>,
 ) -> Result<Made> {
-    let graphs: Vec<&Graph> = models.iter().map(|(_, m)| &m.graph).collect();
+    let every: Vec<&Graph> = models.iter().map(|(_, m)| &m.graph).collect();
     let input = RebuildInput {
-        graphs: &graphs,
+        graphs: &every,
         machine,
         profile: gathered.profile.as_ref(),
         profile_fingerprint: gathered.fingerprint,
@@ -186,44 +251,46 @@ fn rebuilt(
         reports,
     };
     let derived = answered(tandem_planner::plan::rebuild(&authored, &input))?;
-    Ok((Plan { authored, derived }, models.into_iter().map(|(n, m)| (n, m.graph)).collect()))
+    Ok((Plan { authored, derived }, graphs(models)))
 }
 
+/// Searches again; of several tenants each on the cores that its routes took.
 fn search_again(
-    context: &Context,
-    args: &PlanArgs,
-    machine: &Machine,
     authored: &Authored,
-    mut models: Vec<(String, Model)>,
+    machine: &Machine,
+    gathered: &Gathered,
     search: Method,
+    models: Vec<(String, Model)>,
 ) -> Result<Made> {
-    let application = authored.applications.first().context("the plan has no application")?;
-    let tenant = application.tenants.first().context("the plan has no tenant")?;
-    if authored.tenants().count() > 1 {
-        bail!("plans of several tenants can only be rebuilt (--search none)");
+    if models.is_empty() {
+        bail!("the plan has no tenant");
     }
-    let (name, mut model) = models.remove(0);
-    let gathered = costs(context, args, machine, &name, &mut model, tenant.batches.clone())?;
-    let input = PlanInput {
-        tenant: name.clone(),
-        model: tenant.model.clone(),
-        graph: &model.graph,
-        machine,
-        profile: gathered.profile.as_ref(),
-        profile_fingerprint: gathered.fingerprint,
-        slo: application.slo,
-        batches: tenant.batches.clone(),
-        objective: authored.objective,
-        search,
-        shapes: tenant.shapes.clone(),
-        batching: tenant.batching.clone(),
-        pins: tenant.pins.clone(),
-        budget: BUDGET,
-        lanes: None,
-        tandem: VERSION.to_owned(),
-    };
-    let plan = answered(tandem_planner::plan::plan(&input))?.0;
-    Ok((plan, vec![(name, model.graph)]))
+    let mut tenants = vec![];
+    for application in &authored.applications {
+        let [tenant] = application.tenants.as_slice() else {
+            let (name, count) = (&application.name, application.tenants.len());
+            bail!(
+                "application \"{name}\": expected one tenant to search for, found {count}: only --search none rebuilds it"
+            );
+        };
+        let graph = &models[tenants.len()].1.graph;
+        tenants.push(TenantInput {
+            application: application.name.clone(),
+            model: tenant.model.clone(),
+            slo: application.slo,
+            percentile_permille: application.percentile_permille,
+            millirate: tenant.millirate,
+            batches: tenant.batches.clone(),
+            shapes: tenant.shapes.clone(),
+            batching: tenant.batching.clone(),
+            pins: tenant.pins.clone(),
+            cores: (models.len() > 1).then(|| shares::of_routes(&tenant.routes, machine)),
+            ..TenantInput::new(&tenant.name, graph)
+        });
+    }
+    let input = input(machine, gathered, authored.objective, search, authored.serving.clone(), tenants);
+    let plan = answered(tandem_planner::plan::plan(&input))?;
+    Ok((plan, graphs(models)))
 }
 
 /// The fingerprint plans record of a profile.

@@ -40,16 +40,24 @@ pub fn refuse(file: &str, findings: Vec<check::Finding>) -> Result<()> {
     if errors.is_empty() { Ok(()) } else { bail!("{file}: the plan is not consistent\n{}", errors.join("\n")) }
 }
 
-/// The route of a batch, or the preferred one.
-pub fn choose(plan: &Plan, batch: Option<u64>) -> Result<&Route> {
-    let routes = &plan.derived.routes;
+/// The route of a tenant (or the only one's) at a batch (or the preferred one).
+pub fn choose<'p>(plan: &'p Plan, tenant: Option<&str>, batch: Option<u64>) -> Result<&'p Route> {
+    let names: Vec<&str> = plan.authored.tenants().map(|t| t.name.as_str()).collect();
+    let tenant = match (tenant, names.as_slice()) {
+        (Some(name), names) if names.contains(&name) => name,
+        (Some(name), names) => bail!("no tenant \"{name}\"; the plan has {}", names.join(", ")),
+        (None, [only]) => only,
+        (None, names) => bail!("the plan has several tenants: choose one with --tenant: {}", names.join(", ")),
+    };
+    let routes = plan.derived.routes.iter().filter(|r| r.tenant == tenant);
     let found = match batch {
-        Some(batch) => routes.iter().find(|r| r.batch == batch),
-        None => routes.iter().max_by_key(|r| r.share_permille),
+        Some(batch) => routes.clone().find(|r| r.batch == batch),
+        None => routes.clone().max_by_key(|r| r.share_permille),
     };
     found.with_context(|| {
-        let batches: Vec<String> = routes.iter().map(|r| r.batch.to_string()).collect();
-        format!("no route of batch {}; the plan has {}", batch.unwrap_or(0), batches.join(", "))
+        let batches: Vec<String> = routes.map(|r| r.batch.to_string()).collect();
+        let owner = if names.len() > 1 { format!("tenant \"{tenant}\"") } else { "the plan".to_owned() };
+        format!("no route of batch {}; {owner} has {}", batch.unwrap_or(0), batches.join(", "))
     })
 }
 
@@ -60,13 +68,16 @@ pub fn run(context: &Context, args: &RunArgs) -> Result<()> {
     let mut models = prepare::plan_models(context, &plan.authored, &plan.derived.graphs, &args.plan, &args.overrides)?;
     let graphs: Vec<(&str, &Graph)> = models.iter().map(|(n, m)| (n.as_str(), &m.graph)).collect();
     refuse(&file, check::check_plan_against(&plan, &graphs))?;
-    let route = choose(&plan, args.batch)?;
+    let route = choose(&plan, args.tenant.as_deref(), args.batch)?;
     let place = models.iter().position(|(name, _)| *name == route.tenant).context("the route's tenant has no model")?;
     let (_, mut model) = models.swap_remove(place);
     prepare::trust(&mut model, route);
     if args.format == Format::Text {
         print(
-            &(tandem_planner::explain::summary(&plan, &model.graph, Some(route.batch)).trim_end().to_owned() + "\n"),
+            &(tandem_planner::explain::summary(&plan, &route.tenant, &model.graph, Some(route.batch))
+                .trim_end()
+                .to_owned()
+                + "\n"),
         )?;
     }
     let inputs = inputs(&args.input, args.seed, &model, route)?;

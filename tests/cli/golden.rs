@@ -4,23 +4,32 @@ use std::path::{Path, PathBuf};
 
 use crate::binary::{Place, T4};
 
-const MODELS: [&str; 6] = ["tiny-resnet", "tiny-bert", "tiny-ssd", "tiny-branchy", "tiny-lstm", "tiny-int8"];
+/// Names, and the models planned.
+const PLANS: [(&str, &str); 7] = [
+    ("tiny-resnet", "zoo:tiny-resnet"),
+    ("tiny-bert", "zoo:tiny-bert"),
+    ("tiny-ssd", "zoo:tiny-ssd"),
+    ("tiny-branchy", "zoo:tiny-branchy"),
+    ("tiny-lstm", "zoo:tiny-lstm"),
+    ("tiny-int8", "zoo:tiny-int8"),
+    ("two-tenants", "a=zoo:tiny-resnet,rate=400 b=zoo:tiny-bert,rate=100,slo=20ms"),
+];
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("plans/golden")
 }
 
-fn file(model: &str) -> String {
-    format!("{model}.t4-8vcpu.yaml")
+fn file(name: &str) -> String {
+    format!("{name}.t4-8vcpu.yaml")
 }
 
 #[test]
 fn plans_for_the_t4_are_the_golden_ones() {
     let place = Place::new();
     let mut wrong = vec![];
-    for model in MODELS {
-        place.tandem(&format!("plan zoo:{model} --machine {T4} --slo 50ms -o plan.yaml")).code(0);
-        let (found, golden) = (place.read("plan.yaml"), folder().join(file(model)));
+    for (name, models) in PLANS {
+        place.tandem(&format!("plan {models} --machine {T4} --slo 50ms -o plan.yaml")).code(0);
+        let (found, golden) = (place.read("plan.yaml"), folder().join(file(name)));
         if std::env::var_os("TANDEM_REFRESH").is_some() {
             std::fs::write(&golden, &found).expect("a golden plan");
         }
@@ -39,7 +48,7 @@ fn plans_for_the_t4_are_the_golden_ones() {
 #[test]
 fn golden_plans_are_alive_and_sound() {
     let place = Place::new();
-    let mut known: Vec<String> = MODELS.iter().map(|m| file(m)).collect();
+    let mut known: Vec<String> = PLANS.iter().map(|(name, _)| file(name)).collect();
     let mut found: Vec<String> = std::fs::read_dir(folder())
         .expect("golden plans")
         .flatten()

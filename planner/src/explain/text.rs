@@ -175,11 +175,10 @@ impl Explanation {
     }
 }
 
-/// The first lines of `plan` and `run`: how much runs where, what crosses, and what stayed on the CPU and why. Of the
-/// tenant's route of this batch, else of the one with the largest share; empty where there is none.
-pub fn summary(plan: &Plan, graph: &Graph, batch: Option<u64>) -> String {
-    let tenant = plan.derived.graphs.iter().find(|g| g.fingerprint == graph.fingerprint).map(|g| &g.tenant);
-    let routes = plan.derived.routes.iter().enumerate().filter(|(_, r)| Some(&r.tenant) == tenant);
+/// The first lines of `plan` and `run`: how much of a tenant runs where, what crosses, and what stayed on the CPU and why.
+/// `graph` is its model. Of its route of this batch, else of the one with the largest share; empty where there is none.
+pub fn summary(plan: &Plan, tenant: &str, graph: &Graph, batch: Option<u64>) -> String {
+    let routes = plan.derived.routes.iter().enumerate().filter(|(_, r)| r.tenant == tenant);
     let routes = routes.filter(|(_, r)| batch.is_none_or(|batch| r.batch == batch));
     let Some((position, route)) = routes.max_by_key(|(i, r)| (r.share_permille, std::cmp::Reverse(*i))) else {
         return String::new();

@@ -172,7 +172,7 @@ fn measured_costs_are_looked_up_and_interference_is_required() {
     machine.devices[0].rates = None;
     let mut profile = profile(&graph, &machine, 1000);
     let bench = Workbench::new(&graph, &machine, Some(&profile), &[]).expect("measured");
-    assert_eq!(bench.thread_choices(), [1, 2]);
+    assert_eq!(bench.thread_choices(4), [1, 2]);
     let one = |batch, threads| bench.problem(batch, LaneConfig { lanes: 1, threads }).expect("measured");
     assert_eq!(one(1, 2).time(0, 0), Some(Nanos(500)));
     assert!(!one(1, 2).modelled);
@@ -190,7 +190,7 @@ fn measured_costs_are_looked_up_and_interference_is_required() {
     // Two lanes are known, four are not: the floor speaks of both.
     let mut input = testing::input(&graph, &machine);
     (input.profile, input.objective) = (Some(&profile), Objective::Throughput);
-    let (plan, _) = plan::plan(&input).expect("feasible");
+    let plan = plan::plan(&input).expect("feasible");
     let route = &plan.derived.routes[0];
     assert!(plan.derived.reports[0].notes.iter().any(|n| n.contains("4 lanes of 1 threads")), "{plan:?}");
     let busiest = route.prediction.latency_bound.saturating_sub(route.prediction.makespan);
@@ -208,9 +208,9 @@ fn throughput_takes_lanes_and_batches_within_the_slo() {
     machine.devices[0].launch = Nanos::ZERO;
     let mut input = testing::input(&graph, &machine);
     input.profile = Some(&profile);
-    (input.batches, input.objective) = (vec![1, 4], Objective::Throughput);
+    (input.tenants[0].batches, input.objective) = (vec![1, 4], Objective::Throughput);
     let chosen = |input: &plan::PlanInput<'_>| {
-        let (plan, _) = plan::plan(input).expect("feasible");
+        let plan = plan::plan(input).expect("feasible");
         let route = plan.derived.routes.iter().find(|r| r.share_permille == 1000).expect("one is chosen").clone();
         (route.batch, route.lanes, route.threads, route.prediction)
     };
@@ -219,7 +219,7 @@ fn throughput_takes_lanes_and_batches_within_the_slo() {
     assert_eq!((batch, lanes * threads), (4, 4));
     assert_eq!(prediction.gap_ppm, 0, "{prediction:?}");
     // A bound that batch 4 cannot meet leaves batch 1.
-    input.slo = Some(Nanos(4_000_000));
+    input.tenants[0].slo = Some(Nanos(4_000_000));
     let (batch, _, _, prediction) = chosen(&input);
     assert!(batch == 1 && prediction.latency_bound <= Nanos(4_000_000), "{prediction:?}");
 }
@@ -229,7 +229,7 @@ fn a_boundary_inside_a_fusion_shares_its_cost() {
     let graph = parse("a = Conv(x, w)\nb = Relu(a)\nc = Conv(b, w1)\nd = Relu(c)");
     let machine = testing::machine(4, true);
     let input = testing::input(&graph, &machine);
-    let (mut plan, _) = plan::plan(&input).expect("feasible");
+    let mut plan = plan::plan(&input).expect("feasible");
     let one = |name: &str| NodePattern::One(name.into());
     plan.authored.applications[0].tenants[0].routes[0].parts = vec![
         Part { device: "cpu".into(), nodes: vec![one("a")] },
@@ -257,12 +257,12 @@ fn a_boundary_inside_a_fusion_shares_its_cost() {
     assert!(explained.json().contains("\"change_ns\""));
     let svg = explained.svg();
     assert!(svg.starts_with("<svg") && svg.ends_with("</svg>\n") && svg.matches("<rect").count() >= 6);
-    let summary = explain::summary(&plan, &graph, None);
+    let summary = explain::summary(&plan, "made-up", &graph, None);
     assert!(summary.contains("1 on cpu") && summary.contains("3 on gpu0"), "{summary}");
     // The work stands in the plan: who reads it needs no shapes, and sees no zero.
     let mut unseen = graph.clone();
     unseen.tensors.iter_mut().for_each(|t| t.fact.shape = None);
-    assert_eq!(explain::summary(&plan, &unseen, None), summary);
+    assert_eq!(explain::summary(&plan, "made-up", &unseen, None), summary);
     assert!(summary.contains("1 on cpu (0.06 Gflop, "), "{summary}");
 }
 
@@ -273,16 +273,16 @@ fn an_unsupported_operator_is_pinned_with_its_reason() {
     machine.devices[1].unsupported = vec!["NonZero".into()];
     let mut input = testing::input(&graph, &machine);
     input.search = crate::search::Method::GpuOnly;
-    let (plan, _) = plan::plan(&input).expect("feasible");
+    let plan = plan::plan(&input).expect("feasible");
     let route = &plan.derived.routes[0];
     let at = |node: &str| route.segments.iter().find(|s| s.nodes.iter().any(|n| n == node)).map(|s| s.device);
     assert_eq!((at("a"), at("b"), at("d")), (Some(1), Some(0), Some(1)));
-    let summary = explain::summary(&plan, &graph, None);
+    let summary = explain::summary(&plan, "made-up", &graph, None);
     assert!(summary.contains("no accelerator here runs them: 1 operators (1 NonZero)"), "{summary}");
     assert!(plan.derived.reports[0].notes.iter().any(|n| n.contains("gpu0 cannot run NonZero")));
     let explained = explain::explain(&plan, &[&graph], None, 0, None).expect("fits").text();
     assert!(explained.contains("not possible, gpu0 cannot run NonZero"), "{explained}");
-    let cpu = plan::plan(&plan::PlanInput { search: crate::search::Method::CpuOnly, ..input }).expect("feasible").0;
+    let cpu = plan::plan(&plan::PlanInput { search: crate::search::Method::CpuOnly, ..input }).expect("feasible");
     let changes = crate::diff::diff(&plan, &cpu);
     assert!(changes.iter().any(|c| c.contains("3 operators move from gpu0 to cpu")), "{changes:#?}");
     assert!(changes.iter().any(|c| c.contains("work on gpu0 3 operators, ")), "{changes:#?}");
@@ -306,8 +306,8 @@ fn fusions_give_way_to_pins() {
     let machine = testing::machine(4, true);
     let placed = |pins: &[Part]| {
         let mut input = testing::input(&graph, &machine);
-        input.pins = pins.to_vec();
-        let (plan, _) = plan::plan(&input).expect("every wish can be had");
+        input.tenants[0].pins = pins.to_vec();
+        let plan = plan::plan(&input).expect("every wish can be had");
         let findings = tandem_ir::check::check_plan_against(&plan, &[("made-up", &graph)]);
         assert!(!tandem_ir::check::has_errors(&findings), "{findings:?}");
         places(&plan, &["a", "b"])
@@ -325,11 +325,11 @@ fn fusions_give_way_to_what_devices_run() {
     let mut machine = testing::machine(4, true);
     machine.devices[1].unsupported = vec!["Relu".into()];
     let mut input = testing::input(&graph, &machine);
-    input.pins = vec![pin("gpu0", &["a"])];
-    assert_eq!(places(&plan::plan(&input).expect("feasible").0, &["a", "b"]), ["gpu0", "cpu"]);
-    (input.pins, machine.devices[0].unsupported) = (vec![], vec!["Conv".into()]);
+    input.tenants[0].pins = vec![pin("gpu0", &["a"])];
+    assert_eq!(places(&plan::plan(&input).expect("feasible"), &["a", "b"]), ["gpu0", "cpu"]);
+    (input.tenants[0].pins, machine.devices[0].unsupported) = (vec![], vec!["Conv".into()]);
     let input = testing::input(&graph, &machine);
-    assert_eq!(places(&plan::plan(&input).expect("feasible").0, &["a", "b"]), ["gpu0", "cpu"]);
+    assert_eq!(places(&plan::plan(&input).expect("feasible"), &["a", "b"]), ["gpu0", "cpu"]);
 }
 
 #[test]
@@ -353,7 +353,7 @@ fn a_clash_of_pins_says_what_joined_them_and_what_to_do() {
     let refused = |text: &str, pins: &[Part]| {
         let graph = parse(text);
         let mut input = testing::input(&graph, &machine);
-        input.pins = pins.to_vec();
+        input.tenants[0].pins = pins.to_vec();
         plan::plan(&input).expect_err("nothing runs both").to_string()
     };
     let kernel = "a = QuantizeLinear(x, w)\nb = DequantizeLinear(a, w)\nc = Conv(b, w1)\nd = QuantizeLinear(c, w)";
@@ -371,7 +371,7 @@ fn a_clash_of_pins_says_what_joined_them_and_what_to_do() {
     machine.devices[1].unsupported = vec!["Exp".into()];
     let graph = parse("a = Exp(x)");
     let mut input = testing::input(&graph, &machine);
-    input.pins = vec![pin("gpu0", &["a"])];
+    input.tenants[0].pins = vec![pin("gpu0", &["a"])];
     let said = plan::plan(&input).expect_err("it runs nowhere").to_string();
     assert_eq!(
         said,

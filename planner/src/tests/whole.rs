@@ -25,7 +25,7 @@ fn machine(seed: u64) -> Machine {
 
 fn rebuilt(plan: &Plan, input: &PlanInput<'_>) -> Result<tandem_ir::plan::Derived, PlanError> {
     let input = RebuildInput {
-        graphs: &[input.graph],
+        graphs: &[input.tenants[0].graph],
         machine: input.machine,
         profile: input.profile,
         profile_fingerprint: input.profile_fingerprint,
@@ -41,11 +41,11 @@ fn plans_are_sound_and_are_rebuilt_from_their_authored_part_alone() {
     for seed in 0..45 {
         let (graph, machine) = (graph(seed, 1 + seed as usize), machine(seed));
         let mut input = testing::input(&graph, &machine);
-        input.batches = vec![4, 1];
+        input.tenants[0].batches = vec![4, 1];
         input.search = searches[seed as usize % searches.len()].parse().expect("a method");
         input.budget = 100;
         input.objective = if seed % 2 == 0 { Objective::Latency } else { Objective::Throughput };
-        let (plan, _) = plan::plan(&input).expect("feasible");
+        let plan = plan::plan(&input).expect("feasible");
         let mut findings = check_plan(&plan, "p.yaml");
         findings.extend(check_plan_against(&plan, &[("made-up", &graph)]));
         assert!(!has_errors(&findings), "seed {seed}: {findings:#?}");
@@ -64,11 +64,11 @@ fn the_number_of_threads_never_shows() {
     for seed in 0..6 {
         let (graph, machine) = (graph(seed, 30), machine(seed));
         let mut input = testing::input(&graph, &machine);
-        (input.batches, input.budget) = (vec![1, 2], 200);
+        (input.tenants[0].batches, input.budget) = (vec![1, 2], 200);
         input.objective = if seed % 2 == 0 { Objective::Latency } else { Objective::Throughput };
         let with = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads start");
-            pool.install(|| tandem_ir::format::plan::to_yaml(&plan::plan(&input).expect("feasible").0))
+            pool.install(|| tandem_ir::format::plan::to_yaml(&plan::plan(&input).expect("feasible")))
         };
         assert_eq!(with(1), with(4), "seed {seed}");
     }
@@ -79,20 +79,20 @@ fn the_nearest_slo_is_feasible_and_a_nanosecond_less_is_not() {
     for seed in 0..16 {
         let (graph, machine) = (graph(seed, 12), machine(seed));
         let mut input = testing::input(&graph, &machine);
-        (input.batches, input.budget) = (vec![1, 2], 150);
+        (input.tenants[0].batches, input.budget) = (vec![1, 2], 150);
         input.objective = if seed % 2 == 0 { Objective::Latency } else { Objective::Throughput };
-        input.slo = Some(Nanos(1));
+        input.tenants[0].slo = Some(Nanos(1));
         let nearest = |input: &PlanInput<'_>| match plan::plan(input) {
             Err(PlanError::Infeasible(why)) => Some((why.nearest_slo.expect("memory does not lack"), why.best_batch)),
             Err(other) => panic!("seed {seed}: {other}"),
             Ok(_) => None,
         };
         let (slo, batch) = nearest(&input).expect("nothing takes a nanosecond");
-        input.slo = Some(slo);
-        let (plan, _) = plan::plan(&input).expect("the nearest SLO can be met");
+        input.tenants[0].slo = Some(slo);
+        let plan = plan::plan(&input).expect("the nearest SLO can be met");
         let served = plan.derived.routes.iter().find(|r| r.prediction.latency_bound == slo);
         assert_eq!(served.map(|r| r.batch), batch, "seed {seed}");
-        input.slo = Some(Nanos(slo.0 - 1));
+        input.tenants[0].slo = Some(Nanos(slo.0 - 1));
         assert_eq!(nearest(&input), Some((slo, batch)), "seed {seed}");
     }
 }
@@ -107,7 +107,7 @@ fn names_change_nothing_but_names() {
         let numbers = |graph: &Graph| {
             let mut input = testing::input(graph, &machine);
             input.budget = 100;
-            let plan = plan::plan(&input).expect("feasible").0;
+            let plan = plan::plan(&input).expect("feasible");
             let steps = |r: &tandem_ir::Route| r.steps.clone();
             plan.derived.routes.iter().map(|r| (steps(r), r.prediction.clone(), r.memory.clone())).collect::<Vec<_>>()
         };
@@ -119,7 +119,7 @@ fn names_change_nothing_but_names() {
 fn a_hand_edited_placement_is_derived_and_a_wrong_one_refused() {
     let (graph, machine) = (graph(3, 12), testing::machine(4, true));
     let input = testing::input(&graph, &machine);
-    let (mut plan, _) = plan::plan(&input).expect("feasible");
+    let mut plan = plan::plan(&input).expect("feasible");
     let mut rng = Rng::new(1);
     let name = |n: usize| graph.node_name(tandem_ir::NodeId(n as u32));
     for _ in 0..40 {
@@ -151,8 +151,8 @@ fn pins_hold_and_memory_binds() {
     let name = |n: u32| graph.node_name(tandem_ir::NodeId(n));
     let pins = vec![Part { device: "gpu0".into(), nodes: vec![NodePattern::One(name(4)), NodePattern::One(name(9))] }];
     let mut input = testing::input(&graph, &machine);
-    input.pins = pins.clone();
-    let (plan, _) = plan::plan(&input).expect("feasible");
+    input.tenants[0].pins = pins.clone();
+    let plan = plan::plan(&input).expect("feasible");
     let route = &plan.derived.routes[0];
     for pinned in [name(4), name(9)] {
         let at = route.segments.iter().find(|s| s.nodes.contains(&pinned)).map(|s| s.device);
@@ -173,7 +173,7 @@ fn a_graph_without_operators_has_a_plan() {
     builder.output("x");
     let graph = builder.finish(tandem_ir::Fingerprint::of(b"through")).expect("sound");
     let machine = testing::machine(2, true);
-    let (plan, _) = plan::plan(&testing::input(&graph, &machine)).expect("feasible");
+    let plan = plan::plan(&testing::input(&graph, &machine)).expect("feasible");
     assert_eq!(plan.derived.routes[0].prediction.makespan, Nanos::ZERO);
     assert!(!has_errors(&check_plan(&plan, "p.yaml")), "{:?}", check_plan(&plan, "p.yaml"));
 }
