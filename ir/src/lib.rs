@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod arena;
 pub mod batch;
 pub mod check;
 pub mod dtype;

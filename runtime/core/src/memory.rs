@@ -4,6 +4,8 @@
 //! in the host's memory) to the end of the step that frees it. A segment's workspace is alive while it runs. Weights
 //! are kept apart ([`MemoryUse::weights`](tandem_ir::plan::MemoryUse)), for all batches share them. Of two steps that
 //! meet in a moment, the one that ends is handled first.
+//!
+//! Here a route is played as it went. Where its values lie, safe for every way it may go, is [`tandem_ir::arena`]'s.
 
 use std::fmt;
 

@@ -226,8 +226,8 @@ fn most_alive(route: &Route, lives: &[(Life, u64)]) -> u64 {
         let (done, started) = (|s: usize| moment >> s & 1 == 1, |s: usize| moment >> (count + s) & 1 == 1);
         let alive = |(from, until): &Life| from.is_none_or(started) && !until.is_some_and(done);
         most = most.max(lives.iter().filter(|(life, _)| alive(life)).map(|(_, size)| size).sum());
-        for s in 0..count {
-            let may_start = (0..s).all(|p| !before[s][p] || done(p));
+        for (s, before) in before.iter().enumerate() {
+            let may_start = (0..s).all(|p| !before[p] || done(p));
             let next = if started(s) { moment | 1 << s } else { moment | 1 << (count + s) };
             if (started(s) || may_start) && seen.insert(next) {
                 queue.push(next);
