@@ -272,8 +272,7 @@ impl Scheduler {
         while self.dirty != 0 {
             let lane = self.dirty.trailing_zeros() as usize;
             self.dirty &= !(1 << lane);
-            loop {
-                let Some((slot, ready)) = self.lanes[lane].take() else { break };
+            while let Some((slot, ready)) = self.lanes[lane].take() {
                 self.submit(lane, slot, ready);
             }
         }

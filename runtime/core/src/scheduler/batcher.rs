@@ -43,10 +43,12 @@ pub enum Close {
     Full,
     /// Nothing was running.
     Idle,
-    /// It reached its target before its upload was due: the rate has risen.
+    /// It reached its target (slide) or could not grow any more (flow) before its upload was due: the rate has risen.
     Early,
-    /// Its upload was due before it reached its target: the rate has fallen, or is steady.
+    /// Its upload was due.
     Due,
+    /// Its upload was due before it reached its target: the rate has fallen.
+    Short,
     /// Its oldest request has waited long enough.
     Delay,
 }
@@ -103,9 +105,8 @@ fn fixed(preferred: &[u64], delay: Nanos, view: &View<'_>) -> Decision {
 }
 
 fn overlapped(mode: Mode, view: &View<'_>) -> Decision {
-    let target = view.target.ceil().max(1.0);
     let mut capacity = capacity(mode, view);
-    if mode == Mode::Slide {
+    if mode == Mode::Slide && !view.draining {
         // The published rule has no larger batch than its target: that is where requests pile up at high rates.
         capacity = capacity.min(view.target.round().max(1.0) as u64);
     }
@@ -117,12 +118,15 @@ fn overlapped(mode: Mode, view: &View<'_>) -> Decision {
         // One batch is uploaded already; the next would only wait behind it.
         return Decision::Wait;
     }
-    if view.rows as f64 >= target || view.rows >= capacity {
+    // Flow waits for the upload's moment even when its target is reached: whoever comes until then may as well come along
+    // (docs/decisions/0006).
+    if view.rows >= capacity {
         return Decision::Close(rows, Close::Early);
     }
     let due = view.free_at.0.saturating_sub(view.lines.up.at(rows as f64) as u64);
+    let why = if (view.rows as f64) < view.target.floor() { Close::Short } else { Close::Due };
     match due <= view.now.0 {
-        true => Decision::Close(rows, Close::Due),
+        true => Decision::Close(rows, why),
         false => Decision::Until(Time(due)),
     }
 }

@@ -264,7 +264,7 @@ impl Scheduler {
     pub(super) fn unstuck(&mut self, route: usize) {
         self.routes[route].stuck -= 1;
         self.look_again();
-        self.form(self.routes[route].group);
+        (0..self.groups.len()).for_each(|g| self.form(g));
     }
 
     /// Which routes can be used, and what their classes hold.

@@ -90,8 +90,17 @@ impl Requests {
         let generation = self.table[place].generation.wrapping_add(1);
         self.arrivals += 1;
         let sequence = self.arrivals;
-        self.table[place] =
-            Request { state: State::Queued, group, rows, arrived, due, expires, generation, sequence, ..Request::free() };
+        self.table[place] = Request {
+            state: State::Queued,
+            group,
+            rows,
+            arrived,
+            due,
+            expires,
+            generation,
+            sequence,
+            ..Request::free()
+        };
         self.held += 1;
     }
 

@@ -22,8 +22,8 @@ pub struct Counters {
     pub done: u64,
     /// Replies of any other kind.
     pub failed: u64,
-    /// Batches closed, by [`Close`] in its order: full, idle, early, due, delay.
-    pub closed: [u64; 5],
+    /// Batches closed, by [`Close`] in its order: full, idle, early, due, short, delay.
+    pub closed: [u64; 6],
     /// Requests that went back to the queue because a step failed or a device was lost.
     pub returned: u64,
 }

@@ -55,7 +55,9 @@ impl Breaker {
             (Canary::LoseReply | Canary::ReplyTwice, Action::Reply { .. })
             | (Canary::RetireEarly | Canary::ForgetRetire, Action::Retire(_))
             | (Canary::ForgetForm, Action::Form(_)) => true,
-            (Canary::SkipDependency, Action::Submit(command)) => command.ticket.step + 1 < command.route.steps.len() as u32,
+            (Canary::SkipDependency, Action::Submit(command)) => {
+                command.ticket.step + 1 < command.route.steps.len() as u32
+            }
             _ => false,
         };
         if !fits || self.pass > 0 {
@@ -404,7 +406,9 @@ impl Checker {
         let ended = |rule, what: String| Err(Violation { now: now - Time::ZERO, rule, what });
         if !self.requests.is_empty() {
             let ids: Vec<&u32> = self.requests.keys().take(5).collect();
-            return ended("every request gets a reply", format!("{} have none: {ids:?}", self.requests.len()));
+            let stands: Vec<_> = (0..self.policies.len()).map(|g| scheduler.stand(g)).collect();
+            let what = format!("{} have none: {ids:?}; {stands:?}", self.requests.len());
+            return ended("every request gets a reply", what);
         }
         if !self.rings.is_empty() || !scheduler.is_idle() {
             return ended("buffers return", format!("{:?} are held", self.rings));

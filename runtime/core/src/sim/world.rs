@@ -152,7 +152,7 @@ impl<'a> World<'a> {
             free: vec![],
             numbers: 0,
             now: Time::ZERO,
-            groups: setup.groups.iter().map(|g| GroupReport::new(g)).collect(),
+            groups: setup.groups.iter().map(GroupReport::new).collect(),
             lanes: setup.lanes.iter().map(LaneReport::new).collect(),
             on_queue: vec![0; queues.len()],
             busy: [0; 2],
@@ -206,7 +206,8 @@ impl<'a> World<'a> {
             self.note(&completion);
             self.handle(Event::Ended(completion))?;
         }
-        while let Some((_, fault)) = self.faults.pop_front_if(|(at, _)| *at <= self.now) {
+        while let Some((_, fault)) = self.faults.front().filter(|(at, _)| *at <= self.now).copied() {
+            self.faults.pop_front();
             self.inject(fault)?;
         }
         while let Some(Reverse((_, request))) = self.cancels.peek().filter(|Reverse((at, _))| *at <= self.now).copied()

@@ -1,7 +1,11 @@
 //! The real scheduler in seeded worlds, with the rules checked after every event.
 
+use tandem_core::adt::{Line, Lines, Mode};
+use tandem_core::scheduler::Close;
 use tandem_core::sim::worlds::world;
-use tandem_core::sim::{Canary, WorldError, simulate};
+use tandem_core::sim::{Arrivals, Canary, GroupReport, Workload, WorldError, WorldOptions, simulate, synthetic};
+use tandem_ir::Nanos;
+use tandem_ir::plan::Policy;
 
 /// `200` seeds from 0 unless told: `TANDEM_SEEDS=FROM..TO` or a number of seeds.
 fn seeds() -> std::ops::Range<u64> {
@@ -56,4 +60,77 @@ fn broken_rules_are_noticed() {
         // Some worlds never do what the canary breaks often enough.
         assert!(noticed.count() >= 10, "{canary:?}");
     }
+}
+
+/// Table 9.1's device.
+fn lines() -> Lines {
+    let line = |slope: f64, fixed: f64| Line { slope: slope * 1e6, fixed: fixed * 1e6 };
+    Lines { up: line(0.06, 0.30), calc: line(1.0, 6.0), down: line(0.03, 0.15) }
+}
+
+/// A minute of one tenant on that device.
+fn served(policy: Policy, arrivals: &str) -> GroupReport {
+    let setup = synthetic::device(&lines(), 256, policy);
+    let arrivals = Arrivals::new(&arrivals.parse().expect("arrivals"), 1).expect("no trace");
+    let options = WorldOptions { duration: Nanos(60_000_000_000), ..WorldOptions::default() };
+    simulate(&setup, vec![Workload::new(0, arrivals)], &options).expect("a world").groups.remove(0)
+}
+
+fn ms(duration: Nanos) -> f64 {
+    duration.0 as f64 / 1e6
+}
+
+#[test]
+fn steady_states_are_those_of_the_closed_forms() {
+    for (mode, policy) in [(Mode::Serial, Policy::AdtSerial), (Mode::Flow, Policy::AdtFlow)] {
+        for rate in [100.0, 200.0, 300.0, 400.0, 500.0, 600.0, 700.0, 800.0, 850.0] {
+            let closed = mode.steady(&lines(), rate * 1e-9).expect("below the limit");
+            let found = served(policy.clone(), &format!("uniform:{rate}"));
+            // Batches are whole: within one request. So latency is within what one request more makes of it (at most
+            // 2 K, 2.18 ms), and within one interval and one request less.
+            let whole = found.batch_mean().max(closed.batch) - closed.batch;
+            assert!(found.batch_mean() >= closed.batch.min(1.0) - 1e-9 && whole.abs() <= 1.0, "{mode:?} at {rate}");
+            let off = ms(found.latency.permille(990)) - closed.latency / 1e6;
+            let interval = 1e3 / rate;
+            assert!(off <= 2.18 + 1e-3 && off >= -interval - 3.0, "{mode:?} at {rate}: {off} ms off");
+        }
+    }
+}
+
+#[test]
+fn worst_latencies_are_those_of_the_table() {
+    // Table 9.1: regular arrivals, and the burst; milliseconds, within one request's compute.
+    let table = [
+        (Policy::AdtSerial, "uniform:400", 22.7),
+        (Policy::AdtFlow, "uniform:400", 19.6),
+        (Policy::AdtSerial, "uniform:800", 101.2),
+        (Policy::AdtFlow, "uniform:800", 61.5),
+        (Policy::AdtSerial, "steps:400@10s,800@0.3s,400@10s", 79.0),
+        (Policy::AdtFlow, "steps:400@10s,800@0.3s,400@10s", 59.2),
+    ];
+    for (policy, arrivals, expected) in table {
+        let worst = ms(served(policy.clone(), arrivals).latency.most());
+        assert!((worst - expected).abs() <= 1.0, "{policy:?}, {arrivals}: {worst} ms, expected {expected}");
+    }
+}
+
+#[test]
+fn slide_diverges_where_flow_does_not() {
+    let slide = served(Policy::AdtSlide, "uniform:800");
+    let flow = served(Policy::AdtFlow, "uniform:800");
+    // 18 requests every 24 ms are 750 a second: of 800, a fifteenth piles up, 3,000 in a minute, four seconds' worth.
+    assert!((3_000.0..4_500.0).contains(&ms(slide.latency.most())), "{}", slide.latency.most());
+    assert!(ms(flow.latency.most()) < 65.0, "{}", flow.latency.most());
+}
+
+#[test]
+fn rules_for_rising_and_falling_rates_are_counted() {
+    let steps = "steps:400@2s,800@0.3s,400@2s,100@2s";
+    let slide = served(Policy::AdtSlide, steps).counters.closed;
+    assert!(slide[Close::Early as usize] > 50, "{slide:?}");
+    let flow = served(Policy::AdtFlow, steps).counters.closed;
+    assert!(
+        flow[Close::Short as usize] > 0 && flow[Close::Idle as usize] > 100 && flow[Close::Due as usize] > 200,
+        "{flow:?}"
+    );
 }
