@@ -3,4 +3,5 @@
 mod additive;
 mod graphs;
 mod judge;
+mod tenants;
 mod whole;
