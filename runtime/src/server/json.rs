@@ -10,7 +10,7 @@ use tandem_ir::DType;
 use tandem_onnx::value::{Data, TensorValue};
 
 use super::aligned::Aligned;
-use super::oip::{OipError, datatype, shown};
+use super::oip::{OipError, Shape, datatype, shown};
 
 /// Whether arrays follow the axes.
 #[derive(Clone, Copy, PartialEq)]
@@ -117,18 +117,18 @@ impl<'a> Scalars<'a> {
         self.wrong(expected, format!("others at element {}", self.seen))
     }
 
-    /// After the last one.
-    fn finish(self, elements: u64) -> Result<(), OipError> {
-        if self.seen == elements {
-            Ok(())
-        } else {
-            Err(self.wrong(format!("{elements} elements"), self.seen.to_string()))
-        }
-    }
-
     /// Another one than the shape has room for.
     fn check_room(&self, elements: u64) -> Result<(), OipError> {
-        if self.seen > elements { Err(self.wrong(format!("{elements} elements"), "more")) } else { Ok(()) }
+        if self.seen > elements { Err(self.miscounted(elements, "more".to_owned())) } else { Ok(()) }
+    }
+
+    /// After the last one.
+    fn finish(self, elements: u64) -> Result<(), OipError> {
+        if self.seen == elements { Ok(()) } else { Err(self.miscounted(elements, self.seen.to_string())) }
+    }
+
+    fn miscounted(&self, elements: u64, found: String) -> OipError {
+        self.wrong(format!("{elements} elements for shape {}", Shape(self.dims)), found)
     }
 }
 
