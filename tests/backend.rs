@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tandem_ir::Machine;
 use tandem_ir::batch;
 use tandem_ir::plan::{Batching, BoundDim, Objective};
-use tandem_ir::{Fingerprint, Machine};
 use tandem_onnx::cut;
 use tandem_onnx::import::{self, Model};
 use tandem_onnx::pb;

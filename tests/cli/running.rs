@@ -185,6 +185,23 @@ fn plans_do_not_depend_on_what_is_kept() {
     assert_eq!(plan(), cold);
 }
 
+/// Only tenants of their own applications can be searched for: the SLO of a joined one has to be split first.
+#[test]
+fn joined_tenants_are_rebuilt_and_not_searched() {
+    let place = Place::new();
+    place.tandem(&format!("plan a=zoo:tiny-lstm b=zoo:tiny-lstm --batch 1 --machine {T4} -o p.yaml -q")).code(0);
+    let apart = place.read("p.yaml");
+    let joined = apart.replacen("- name: b\n  percentile: p99\n  tenants:\n", "", 1);
+    let joined = joined.replacen("derived:\n", "  edges: [[a, b]]\nderived:\n", 1);
+    assert!(joined.len() < apart.len(), "{apart}");
+    place.write("p.yaml", joined);
+    place.tandem("plan --from p.yaml -o q.yaml").refused(&["application \"a\"", "expected one tenant", "found 2"]);
+    place.tandem("plan --from p.yaml --search none -o p.yaml -q").code(0);
+    place.tandem("check p.yaml").code(0);
+    let data = verified(place.tandem("run p.yaml --emulate --tenant b --verify --format json"));
+    assert_eq!(data["tenant"], "b");
+}
+
 /// A plan moves with its model: paths are relative to the plan file, and `--model` names another place.
 #[test]
 fn plans_find_their_models_from_where_they_lie() {
