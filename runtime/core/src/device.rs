@@ -117,16 +117,6 @@ pub enum DeviceError {
         /// The one asked for.
         lane: usize,
     },
-    /// The command runs a segment that was not loaded.
-    #[error("segment {segment} of route {route} is not loaded on device {device}")]
-    NotLoaded {
-        /// Device.
-        device: String,
-        /// Number of the route.
-        route: u32,
-        /// Position of the segment in it.
-        segment: usize,
-    },
     /// A value is read that nothing wrote, or that was freed.
     #[error("value \"{value}\" is read on device {device}, where it is not")]
     NoSuchValue {
@@ -168,24 +158,15 @@ pub enum DeviceError {
     },
 }
 
-/// A processor that executes commands on lanes. See the module for the contract.
+/// A processor that executes commands on lanes, made with all that its routes need. See the module for the contract.
 pub trait Device {
-    /// What it loads to run a segment: a cut model for engines, nothing for the timing emulator.
-    type Image: ?Sized;
-
     /// What it is.
     fn spec(&self) -> &DeviceSpec;
-
-    /// Prepares a segment (its position in the route) of a route (its number in tickets). May take long.
-    ///
-    /// # Errors
-    /// The engine cannot run the segment, or memory has run out.
-    fn load(&mut self, route: u32, segment: usize, image: &Self::Image) -> Result<(), DeviceError>;
 
     /// Puts a command at the end of its lane's queue. Never blocks.
     ///
     /// # Errors
-    /// The command was not accepted and will not complete: no such lane, nothing loaded, the device is lost.
+    /// The command was not accepted and will not complete: no such lane.
     fn submit(&mut self, now: Time, command: Command) -> Result<(), DeviceError>;
 
     /// The next completion, if a command has ended by `now`. To be asked until it says `None`.

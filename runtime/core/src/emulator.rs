@@ -154,14 +154,8 @@ impl EmulatedDevice {
 }
 
 impl Device for EmulatedDevice {
-    type Image = ();
-
     fn spec(&self) -> &DeviceSpec {
         &self.spec
-    }
-
-    fn load(&mut self, _route: u32, _segment: usize, _image: &()) -> Result<(), DeviceError> {
-        Ok(())
     }
 
     fn submit(&mut self, now: Time, command: Command) -> Result<(), DeviceError> {

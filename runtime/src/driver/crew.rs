@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use tandem_core::Execution;
 
-use super::{RunError, Work};
+use super::RunError;
+use super::work::Work;
 use crate::device::panic_words;
 use crate::engine::EngineError;
 
@@ -161,7 +162,7 @@ impl Shared {
     }
 
     fn execute(&self, step: usize) -> Result<(), (String, EngineError)> {
-        let executed = catch_unwind(AssertUnwindSafe(|| self.work.execute(step)));
+        let executed = catch_unwind(AssertUnwindSafe(|| self.work.execute(0, step)));
         executed.unwrap_or_else(|panic| {
             let error = EngineError::Failed { engine: "driver".into(), why: panic_words(panic.as_ref()) };
             Err((self.work.label(step), error))

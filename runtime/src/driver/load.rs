@@ -8,7 +8,8 @@ use tandem_onnx::cut;
 use tandem_onnx::import::Model;
 
 use super::space::{EmulatedSpace, HostSpace, Space};
-use super::{Piece, RunError, RunnerOptions, inner};
+use super::work::Piece;
+use super::{RunError, RunnerOptions, inner};
 use crate::engine::{Engine, SessionOptions};
 
 /// What computes on a device.
