@@ -20,38 +20,43 @@ impl Line {
     /// The line nearest to points (size, nanoseconds) by least squares, neither slope nor fixed part negative; one point:
     /// all of it fixed.
     pub fn fitted(points: &[(f64, f64)]) -> Self {
-        fit(points, Self::default())
+        fit(points.iter().copied(), Self::default())
     }
 
     /// The line through two points (size, nanoseconds). Where it would fall or begin below zero, the nearest line that
     /// does not: flat through the mean, or through zero and the mean.
     pub fn through(a: (f64, f64), b: (f64, f64)) -> Self {
-        fit(&[a, b], Self::default())
+        fit([a, b].into_iter(), Self::default())
     }
 }
 
 /// Least squares over points (size, nanoseconds), neither slope nor fixed part negative. Where all sizes are equal the
 /// slope of `before` is kept as far as the fixed part stays positive, and only the fixed part moves.
-fn fit(points: &[(f64, f64)], before: Line) -> Line {
-    let n = points.len() as f64;
-    if points.is_empty() {
+fn fit(points: impl Iterator<Item = (f64, f64)> + Clone, before: Line) -> Line {
+    let (mut n, mut x, mut y) = (0.0, 0.0, 0.0);
+    for p in points.clone() {
+        (n, x, y) = (n + 1.0, x + p.0, y + p.1);
+    }
+    if n == 0.0 {
         return before;
     }
-    let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / n;
-    let (x, y) = (mean(|p| p.0), mean(|p| p.1));
-    let spread: f64 = points.iter().map(|p| (p.0 - x) * (p.0 - x)).sum();
+    let (x, y) = (x / n, y / n);
+    let (mut spread, mut together) = (0.0, 0.0);
+    for p in points.clone() {
+        (spread, together) = (spread + (p.0 - x) * (p.0 - x), together + (p.0 - x) * (p.1 - y));
+    }
     if spread == 0.0 {
         let slope = before.slope.min(if x > 0.0 { y / x } else { 0.0 }).max(0.0);
         return Line { slope, fixed: (y - slope * x).max(0.0) };
     }
-    let slope = points.iter().map(|p| (p.0 - x) * (p.1 - y)).sum::<f64>() / spread;
+    let slope = together / spread;
     if slope < 0.0 {
         return Line { slope: 0.0, fixed: y.max(0.0) };
     }
     let fixed = y - slope * x;
     if fixed < 0.0 {
         // The best line through zero.
-        let (xy, xx) = points.iter().fold((0.0, 0.0), |(xy, xx), p| (xy + p.0 * p.1, xx + p.0 * p.0));
+        let (xy, xx) = points.fold((0.0, 0.0), |(xy, xx), p| (xy + p.0 * p.1, xx + p.0 * p.0));
         return Line { slope: (xy / xx).max(0.0), fixed: 0.0 };
     }
     Line { slope, fixed }
@@ -94,8 +99,11 @@ pub struct PhaseSample {
 pub struct Fit {
     ring: VecDeque<PhaseSample>,
     size: usize,
+    /// Batches since the last fit.
+    unseen: usize,
     lines: Lines,
-    /// For the points of one phase, so that a refit allocates nothing.
+    /// The ring by ascending size, the points of one phase, and their distances: kept, so that a fit allocates nothing.
+    sorted: Vec<PhaseSample>,
     points: Vec<(f64, f64)>,
     off: Vec<f64>,
 }
@@ -104,12 +112,20 @@ pub struct Fit {
 /// standard deviations.
 const OUTLIER: f64 = 6.0;
 
+/// Fewest points that an outlier can be told among.
+const JUDGED_MIN: usize = 5;
+
+/// A full ring is fitted anew when this part of it is new: a batch fewer or more hardly moves the lines, and a fit costs
+/// as much as all else that is done about a small batch.
+const NEW_PART: usize = 8;
+
 impl Fit {
     /// Starts from lines that are known (a plan's), or from zero, and remembers so many batches (at least 2).
     pub fn new(lines: Lines, size: usize) -> Self {
         let size = size.max(2);
-        let (points, off) = (Vec::with_capacity(size), Vec::with_capacity(size));
-        Self { ring: VecDeque::with_capacity(size), size, lines, points, off }
+        let ring = VecDeque::with_capacity(size);
+        let (sorted, points, off) = (Vec::with_capacity(size), Vec::with_capacity(size), Vec::with_capacity(size));
+        Self { ring, size, unseen: 0, lines, sorted, points, off }
     }
 
     /// The lines as they are now.
@@ -117,15 +133,26 @@ impl Fit {
         &self.lines
     }
 
-    /// Takes in a finished batch and fits anew. Durations that are no numbers are left out.
+    /// Takes in a finished batch; until the ring is full each one moves the lines, then every few. Durations that are no
+    /// numbers are left out.
     pub fn push(&mut self, sample: PhaseSample) {
         if ![sample.up, sample.calc, sample.down].iter().all(|d| d.is_finite() && *d >= 0.0) {
             return;
         }
+        self.unseen += 1;
         if self.ring.len() == self.size {
             self.ring.pop_front();
+            self.ring.push_back(sample);
+            if self.unseen < self.size / NEW_PART {
+                return;
+            }
+        } else {
+            self.ring.push_back(sample);
         }
-        self.ring.push_back(sample);
+        self.unseen = 0;
+        self.sorted.clear();
+        self.sorted.extend(&self.ring);
+        self.sorted.sort_unstable_by_key(|s| s.batch);
         let before = self.lines;
         self.lines = Lines {
             up: self.robust(|s| s.up, before.up),
@@ -134,28 +161,25 @@ impl Fit {
         };
     }
 
-    /// Fits, drops what is far off that line, and fits again. The first line is the one before where there are enough
-    /// points to trust it: a new outlier must not bend the line it is judged by.
+    /// Fits without what is far off a line of medians: outliers must not bend the line they are judged by.
     fn robust(&mut self, of: fn(&PhaseSample) -> f64, before: Line) -> Line {
         self.points.clear();
-        self.points.extend(self.ring.iter().map(|s| (s.batch as f64, of(s))));
-        let all = fit(&self.points, before);
-        if self.points.len() < 5 {
-            return all;
+        self.points.extend(self.sorted.iter().map(|s| (s.batch as f64, of(s))));
+        if self.points.len() < JUDGED_MIN {
+            return fit(self.points.iter().copied(), before);
         }
-        let judge = self.median_line(all);
+        let judge = self.median_line(before);
         self.off.clear();
         self.off.extend(self.points.iter().map(|p| (p.1 - judge.at(p.0)).abs()));
-        let middle = middle(&mut self.off);
         // With more than half the points exactly on the line, everything off it by more than rounding is far.
-        let most = OUTLIER * middle.max(judge.at(1.0) * 1e-6);
-        self.points.retain(|p| (p.1 - judge.at(p.0)).abs() <= most);
-        fit(&self.points, before)
+        let most = OUTLIER * middle(&mut self.off).max(judge.at(1.0) * 1e-6);
+        let near = self.points.iter().copied().filter(|p| (p.1 - judge.at(p.0)).abs() <= most);
+        fit(near, before)
     }
 
-    /// The line moved to the median of what is left over: robust against points far off on one side.
-    fn median_line(&mut self, line: Line) -> Line {
-        let slope = self.median_slope().unwrap_or(line.slope);
+    /// The line with the median slope (where all sizes are equal: the one before's) through the median of what it leaves.
+    fn median_line(&mut self, before: Line) -> Line {
+        let slope = self.median_slope().unwrap_or(before.slope);
         self.off.clear();
         self.off.extend(self.points.iter().map(|p| p.1 - slope * p.0));
         Line { slope, fixed: middle(&mut self.off) }
@@ -164,11 +188,9 @@ impl Fit {
     /// Theil-Sen: the median of the slopes between pairs, here of each point with the one half a ring away, which keeps
     /// the work linear; `None` where all sizes are equal.
     fn median_slope(&mut self) -> Option<f64> {
-        self.points.sort_by(|a, b| a.0.total_cmp(&b.0));
         let half = self.points.len() / 2;
         self.off.clear();
-        for i in 0..self.points.len() - half {
-            let (a, b) = (self.points[i], self.points[i + half]);
+        for (a, b) in self.points.iter().zip(&self.points[half..]) {
             if b.0 > a.0 {
                 self.off.push((b.1 - a.1) / (b.0 - a.0));
             }
@@ -177,13 +199,17 @@ impl Fit {
     }
 }
 
-/// The median, by sorting; 0 of none.
+/// The median; 0 of none. Reorders the values.
 fn middle(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    match values.len() {
-        0 => 0.0,
-        n if n % 2 == 1 => values[n / 2],
-        n => (values[n / 2 - 1] + values[n / 2]) / 2.0,
+    let half = values.len() / 2;
+    if values.is_empty() {
+        return 0.0;
+    }
+    let is_even = values.len() % 2 == 0;
+    let (below, upper, _) = values.select_nth_unstable_by(half, f64::total_cmp);
+    match is_even {
+        true => (below.iter().copied().fold(f64::NEG_INFINITY, f64::max) + *upper) / 2.0,
+        false => *upper,
     }
 }
 
