@@ -96,6 +96,8 @@ pub enum Command {
     Diff(DiffArgs),
     /// Runs a plan once (or several times) and shows predicted beside measured
     Run(RunArgs),
+    /// Serves a plan over HTTP (Open Inference Protocol v2) until SIGTERM
+    Serve(ServeArgs),
     /// Measures tandem itself against its targets, side by side with what it is compared to
     Bench(BenchArgs),
     /// Lists, builds and fetches models
@@ -301,6 +303,27 @@ pub struct RunArgs {
     pub trace: Option<PathBuf>,
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
+}
+
+#[derive(Args, Debug)]
+pub struct ServeArgs {
+    /// A plan file
+    pub plan: PathBuf,
+    /// Where a tenant's model lies, overriding the plan
+    #[arg(long = "model", value_name = "NAME=PATH")]
+    pub overrides: Vec<String>,
+    /// Address to listen at; port 0 takes a free one. The address is printed on stdout
+    #[arg(long, default_value = "127.0.0.1:8000", value_name = "ADDRESS")]
+    pub http: String,
+    /// Puts devices that are absent here on the numeric emulator
+    #[arg(long)]
+    pub emulate: bool,
+    /// After SIGTERM: how long to go on serving, though not ready, until load balancers have noticed
+    #[arg(long, default_value = "3s", value_name = "DURATION")]
+    pub drain_delay: String,
+    /// After that: how long requests in flight may take
+    #[arg(long, default_value = "30s", value_name = "DURATION")]
+    pub drain_timeout: String,
 }
 
 #[derive(Args, Debug)]

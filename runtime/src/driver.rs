@@ -11,10 +11,13 @@
 //! Data: values are handed around, never copied, except by copies between memories (see `driver/space.rs`).
 
 mod crew;
+pub mod drive;
+mod feed;
 mod inner;
 mod load;
 mod space;
 mod work;
+pub mod works;
 
 use std::sync::Arc;
 use std::time::Instant;

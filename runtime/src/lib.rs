@@ -13,3 +13,4 @@ pub mod profiler;
 pub mod rows;
 pub mod sample;
 pub mod server;
+pub mod serving;

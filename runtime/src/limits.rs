@@ -56,7 +56,7 @@ pub const SERVER_ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// requests are smaller (an image of 224 by 224 in single precision takes 0.6 MiB).
 pub const SERVER_REFUSED_BODY_BYTES_MAX: u64 = 1 << 20;
 
-/// How long and how much a closed connection is still read, for the client to get to the reply behind what it sends.
+/// How long and how much is still read of what a refused client sends, for it to get to the reply behind that.
 pub const SERVER_LINGER: Duration = Duration::from_secs(2);
 
 /// See [`SERVER_LINGER`].
@@ -77,3 +77,12 @@ pub const SERVER_ERROR_CHARS_MAX: usize = 1024;
 
 /// When to ask again where the backend does not say: batches take less, and the header has whole seconds.
 pub const SERVER_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Batches a lane remembers as failed, so that their later commands are skipped: as many as can be in flight.
+pub const FAILED_BATCHES_KEPT: usize = tandem_core::limits::BATCHES_IN_FLIGHT_MAX;
+
+/// Runs of each route before it is ready: engines allocate in the first and settle in the second, which is measured.
+pub const WARM_UP_RUNS: u64 = 2;
+
+/// What a client that was refused is told to wait: a queue at its bound empties within seconds.
+pub const RETRY_AFTER: std::time::Duration = std::time::Duration::from_secs(1);

@@ -4,6 +4,8 @@
 
 pub mod emulated;
 pub mod ort;
+pub mod threaded;
+pub mod timed;
 pub mod tract;
 
 use std::any::Any;

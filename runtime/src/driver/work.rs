@@ -108,6 +108,29 @@ impl Work {
         put.map_err(|source| RunError::Engine { place: "inputs".into(), source })
     }
 
+    /// Whether the route reads this input of the graph.
+    pub(super) fn reads(&self, place: usize) -> bool {
+        self.ports[place].value.is_some()
+    }
+
+    /// Puts one of the graph's inputs, of a whole batch, where the route reads it.
+    pub(super) fn put_input(&self, ring: usize, place: usize, value: Value) -> Result<(), RunError> {
+        let Some(to) = self.ports[place].value else { return Ok(()) };
+        let put = self.rings[ring][0].put(to, value);
+        put.map_err(|source| RunError::Engine { place: format!("input \"{}\"", self.ports[place].name), source })
+    }
+
+    /// An input that cannot be fed, by the name of the graph's input.
+    pub(super) fn input_error(&self, place: usize, why: &str) -> RunError {
+        let name = self.ports[place].name.clone();
+        RunError::Input { name, expected: "rows of one shape and type".into(), found: why.to_owned() }
+    }
+
+    /// Where one of the graph's outputs comes from.
+    pub(super) fn source(&self, output: usize) -> &Source {
+        &self.outputs[output]
+    }
+
     /// The graph's outputs of a batch that is over.
     pub(super) fn outputs(&self, ring: usize, inputs: &[Value]) -> Result<Vec<Value>, RunError> {
         let output = |source: &Source| match source {

@@ -184,8 +184,10 @@ async fn infer(State(site): State<Arc<Site>>, tenant: Result<Tenant, Fault>, req
     match answered {
         Ok(response) => response,
         Err(fault) => {
+            // Who was too slow once is not waited for again.
+            let waits = fault.status != StatusCode::REQUEST_TIMEOUT;
             let mut response = fault.into_response();
-            if !receive::discard(&head.headers, &mut body, &site.options).await {
+            if !(waits && receive::discard(&head.headers, &mut body).await) {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             response

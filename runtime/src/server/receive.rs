@@ -8,13 +8,13 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use hyper::body::{Body as _, Bytes};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::aligned::Aligned;
 use super::fault::Fault;
 use super::oip::shown;
 use super::options::ServerOptions;
-use crate::limits::{SERVER_BODY_RATE_MIN, SERVER_INFLATE_CHUNK_BYTES, SERVER_REFUSED_BODY_BYTES_MAX};
+use crate::limits::{SERVER_BODY_RATE_MIN, SERVER_INFLATE_CHUNK_BYTES, SERVER_LINGER, SERVER_REFUSED_BODY_BYTES_MAX};
 
 /// Size of the JSON at the beginning of a body.
 pub(super) const JSON_BYTES: HeaderName = HeaderName::from_static("inference-header-content-length");
@@ -186,21 +186,21 @@ fn inflate(reader: &mut impl Read, head: &BodyHead, options: &ServerOptions) -> 
 
 /// Reads on without keeping anything, so that a small refused request does not cost its connection. Whether the end was
 /// reached; where not, the connection has to close.
-pub(super) async fn discard(headers: &HeaderMap, body: &mut Body, options: &ServerOptions) -> bool {
+pub(super) async fn discard(headers: &HeaderMap, body: &mut Body) -> bool {
+    let is_small = body.size_hint().exact().is_some_and(|left| left <= SERVER_REFUSED_BODY_BYTES_MAX);
     // To read would tell the client to send what it asks leave to send.
-    if headers.contains_key(header::EXPECT) || body.size_hint().lower() > SERVER_REFUSED_BODY_BYTES_MAX {
+    if !is_small || headers.contains_key(header::EXPECT) {
         return body.is_end_stream();
     }
-    let due = Instant::now() + options.read_timeout;
-    let mut left = SERVER_REFUSED_BODY_BYTES_MAX;
-    while let Ok(Ok(piece)) = timeout_at(due, next(body)).await {
-        match piece {
-            None => return true,
-            Some(piece) if piece.len() as u64 > left => return false,
-            Some(piece) => left -= piece.len() as u64,
+    let to_the_end = async {
+        while let Ok(piece) = next(body).await {
+            if piece.is_none() {
+                return true;
+            }
         }
-    }
-    false
+        false
+    };
+    timeout(SERVER_LINGER, to_the_end).await.unwrap_or(false)
 }
 
 #[cfg(test)]

@@ -188,6 +188,16 @@ impl RouteState {
         if work > 0.0 { planned * spent as f64 / work } else { spent as f64 }
     }
 
+    /// Believes a first batch.
+    pub(super) fn settle(&mut self, took: [f64; 3]) {
+        for (phase, took) in took.into_iter().enumerate() {
+            let planned = self.phases.planned[phase].0 as f64;
+            if planned > 0.0 {
+                self.scale[phase] = took / planned;
+            }
+        }
+    }
+
     /// Learns from a finished batch.
     pub(super) fn learn(&mut self, took: [f64; 3]) {
         for (phase, took) in took.into_iter().enumerate() {

@@ -13,6 +13,18 @@ use crate::device::{Completion, DeviceError, Ticket};
 use crate::limits::{DUE_DEFAULT, REQUESTS_MAX};
 
 impl Scheduler {
+    /// Learns what the steps of a route took in a batch that ran outside: a warm-up. Two batches of different sizes are
+    /// enough for lines through all phases.
+    pub fn observe(&mut self, route: usize, took: &[Nanos]) {
+        let state = &mut self.routes[route];
+        let mut spent = [0; 3];
+        took.iter().zip(&state.phases.of).for_each(|(took, phase)| spent[*phase as usize] += took.0);
+        let took = [0, 1, 2].map(|phase| state.took(phase, spent[phase]));
+        state.settle(took);
+        let (group, class, batch) = (state.group, state.class, state.route.batch);
+        self.groups[group].classes[class].fit.push(sample(batch, took));
+    }
+
     /// Why an arrival would be refused now; `None` where it would be let in.
     pub fn refusal(&self, group: usize, rows: u32) -> Option<Refusal> {
         let of = &self.groups[group];

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tandem_ir::plan::{Plan, Policy, Route, Serving};
 use tandem_ir::{DeviceKind, Nanos};
 
-use crate::limits::{BATCHES_IN_FLIGHT_MAX, DEVICES_MAX, GROUPS_MAX, LANES_MAX, QUEUE_MAX};
+use crate::limits::{DEVICES_MAX, GROUPS_MAX, LANES_MAX, QUEUE_MAX};
 
 /// A lane that routes share.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -146,12 +146,9 @@ impl Setup {
         if cpu { route.lanes.max(1) as usize } else { 1 }
     }
 
-    /// Sets of buffers of each route: batches of it in flight. One a lane it crosses, so that upload, compute and download
-    /// of three batches overlap, and one for each further batch that computes at once; at least two.
+    /// Sets of buffers of a route: its batches in flight, as the plan's memory counts them.
     pub fn rings(&self, route: &Route) -> usize {
-        let phases = super::Phases::of(route);
-        let lanes = route.lane_names.len().clamp(2, 4);
-        (lanes + self.servers(route, phases.busiest) - 1).min(BATCHES_IN_FLIGHT_MAX)
+        route.batches_in_flight()
     }
 
     pub(super) fn check(&self) -> Result<(), SetupError> {

@@ -1,0 +1,437 @@
+//! The driver: the scheduler, in real time, on real devices.
+//!
+//! There is no thread of its own that everything has to pass through. Whoever has news (a request, an ended command, a
+//! moment that has come) takes the state, lets the scheduler decide, and carries out what it decided; who finds it taken
+//! leaves a note, and the one who has it looks again before it is done. So a command that ends is followed by the next
+//! one without a hand-over between threads. Replies go out after the state was given back.
+//!
+//! The driver moves numbers, not tensors: what a batch's values are and where they lie is its [`Store`]'s business.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+
+use tandem_core::limits::REQUESTS_MAX;
+use tandem_core::scheduler::{Action, Arrival, Event, Outcome, Refusal, Scheduler, Served, Setup, SetupError, Stand};
+use tandem_core::{Device, DeviceError, Ticket};
+use tandem_ir::{Nanos, Time};
+
+use crate::device::threaded::Clock;
+
+/// Holds the values of requests and of batches in flight, in sets of buffers that tickets name.
+pub trait Store: Send + Sync + 'static {
+    /// A request's inputs, kept until it is answered. Cheap to clone.
+    type Inputs: Clone + Send;
+    /// A request's outputs.
+    type Outputs: Send;
+
+    /// A batch was formed from these requests: their first rows, their numbers of rows, their inputs. Called under the
+    /// driver's lock: gathering is for whoever executes the batch's first command.
+    fn form<'a>(&self, ticket: Ticket, members: impl Iterator<Item = (u32, u32, &'a Self::Inputs)>);
+
+    /// The outputs of one request of a batch that is over. Called under the driver's lock: splitting is for whoever reads
+    /// them.
+    fn outputs(&self, served: &Served, rows: u32, inputs: Self::Inputs) -> Self::Outputs;
+
+    /// The batch's buffers are free.
+    fn retire(&self, ticket: Ticket);
+}
+
+/// How a request went.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer<O> {
+    /// Its outputs, and what it took.
+    Done(O, Served),
+    /// Not let in.
+    Refused(Refusal),
+    /// It failed, for the last time.
+    Failed(DeviceError),
+    /// It was cancelled.
+    Cancelled,
+    /// It waited longer than its sender does.
+    Expired,
+    /// No route of its tenant had all its devices for too long.
+    Unavailable,
+}
+
+/// Takes the answer, exactly once, on any thread. Must not block, nor call the driver.
+pub type AnswerTo<O> = Box<dyn FnOnce(Answer<O>) + Send>;
+
+/// A request on its way in.
+pub struct Ask<S: Store> {
+    /// Tenant, by position.
+    pub tenant: usize,
+    /// Items in it.
+    pub rows: u32,
+    /// How long its sender waits.
+    pub timeout: Option<Nanos>,
+    /// Its inputs.
+    pub inputs: S::Inputs,
+    /// Takes its answer.
+    pub answer: AnswerTo<S::Outputs>,
+}
+
+/// Names a request that was asked, also after its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    request: u32,
+    use_of: u64,
+}
+
+impl Asked {
+    /// As one number, which no other request of the driver has.
+    pub fn number(&self) -> u64 {
+        self.use_of << REQUEST_BITS | u64::from(self.request)
+    }
+
+    /// The request of a number.
+    pub fn of_number(number: u64) -> Self {
+        Self { request: (number & ((1 << REQUEST_BITS) - 1)) as u32, use_of: number >> REQUEST_BITS }
+    }
+}
+
+/// Bits of a request's place; the core's bound of requests leaves the others to count uses.
+const REQUEST_BITS: u32 = (REQUESTS_MAX as u64).ilog2() + 1;
+
+/// A driver cannot be started.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum DriverError {
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    #[error("no device has the lane \"{0}\"")]
+    NoLane(String),
+    #[error("a thread cannot be started: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// Requests in, answers out.
+pub struct Driver<S: Store> {
+    shared: Arc<Shared<S>>,
+    timer: Option<JoinHandle<()>>,
+}
+
+struct Shared<S: Store> {
+    clock: Clock,
+    store: Arc<S>,
+    state: Mutex<State<S>>,
+    /// Somebody has news for whoever has the state.
+    news: AtomicBool,
+    alarm: Mutex<Alarm>,
+    rung: Condvar,
+    ended: AtomicBool,
+}
+
+/// When the timer wakes.
+struct Alarm {
+    at: Time,
+    stop: bool,
+}
+
+struct State<S: Store> {
+    scheduler: Scheduler,
+    devices: Vec<Box<dyn Device + Send>>,
+    /// By queue of the setup: device and lane there.
+    queue_to: Vec<(usize, usize)>,
+    /// By device, by its lane: queue.
+    queue_of: Vec<Vec<usize>>,
+    requests: Vec<Option<Request<S>>>,
+    free: Vec<u32>,
+    uses: u64,
+    outbox: Outbox<S>,
+    /// Boxes to be used again.
+    spare: Vec<Outbox<S>>,
+    events: VecDeque<Event>,
+}
+
+type Outbox<S> = Vec<(AnswerTo<<S as Store>::Outputs>, Answer<<S as Store>::Outputs>)>;
+
+struct Request<S: Store> {
+    inputs: S::Inputs,
+    rows: u32,
+    answer: AnswerTo<S::Outputs>,
+    use_of: u64,
+}
+
+impl<S: Store> Driver<S> {
+    /// Starts on devices that have, together, a lane for each queue of the setup, by name.
+    ///
+    /// # Errors
+    /// The setup is not sound, a lane is missing, a thread cannot be started.
+    pub fn start(
+        setup: &Setup,
+        store: Arc<S>,
+        devices: Vec<Box<dyn Device + Send>>,
+        clock: Clock,
+    ) -> Result<Self, DriverError> {
+        let mut queue_of: Vec<Vec<usize>> = devices.iter().map(|d| vec![usize::MAX; d.spec().lanes.len()]).collect();
+        let mut queue_to = vec![];
+        for (queue, lane) in setup.queues().enumerate() {
+            let named = devices.iter().enumerate().flat_map(|(d, device)| {
+                device.spec().lanes.iter().enumerate().filter(|(_, name)| **name == lane.name).map(move |(l, _)| (d, l))
+            });
+            let free = named.into_iter().find(|(d, l)| queue_of[*d][*l] == usize::MAX);
+            let (device, lane) = free.ok_or_else(|| DriverError::NoLane(lane.name.clone()))?;
+            queue_of[device][lane] = queue;
+            queue_to.push((device, lane));
+        }
+        let state = State {
+            scheduler: Scheduler::new(setup, clock.now())?,
+            devices,
+            queue_to,
+            queue_of,
+            requests: vec![],
+            free: vec![],
+            uses: 0,
+            outbox: vec![],
+            spare: vec![],
+            events: VecDeque::new(),
+        };
+        let shared = Arc::new(Shared {
+            clock,
+            store,
+            state: Mutex::new(state),
+            news: AtomicBool::new(false),
+            alarm: Mutex::new(Alarm { at: Time(u64::MAX), stop: false }),
+            rung: Condvar::new(),
+            ended: AtomicBool::new(false),
+        });
+        // Weak: a device must not keep its driver alive.
+        let weak = Arc::downgrade(&shared);
+        for device in &mut shared.locked().devices {
+            let weak = weak.clone();
+            device.set_waker(Arc::new(move || {
+                if let Some(shared) = weak.upgrade() {
+                    shared.turn();
+                }
+            }));
+        }
+        let keeper = shared.clone();
+        let timer = std::thread::Builder::new().name("timer".into()).spawn(move || keeper.keep_time())?;
+        Ok(Self { shared, timer: Some(timer) })
+    }
+
+    /// Asks for a request to be run. Its answer may be there before this returns.
+    pub fn ask(&self, ask: Ask<S>) -> Asked {
+        let mut state = self.shared.locked();
+        let asked = state.enter(self.shared.clock.now(), ask, &self.shared.store);
+        self.shared.give_back(state);
+        self.shared.turn_if_news();
+        asked
+    }
+
+    /// Takes a request back; nothing happens where it has its answer.
+    pub fn cancel(&self, asked: Asked) {
+        let mut state = self.shared.locked();
+        let current = state.requests.get(asked.request as usize).and_then(Option::as_ref);
+        if current.is_some_and(|r| r.use_of == asked.use_of) {
+            state.handle(self.shared.clock.now(), Event::Cancel(asked.request), &self.shared.store);
+        }
+        self.shared.give_back(state);
+        self.shared.turn_if_news();
+    }
+
+    /// Tells of something that happened outside: a device lost or back, the end of requests.
+    pub fn tell(&self, event: Event) {
+        let mut state = self.shared.locked();
+        state.handle(self.shared.clock.now(), event, &self.shared.store);
+        self.shared.give_back(state);
+        self.shared.turn_if_news();
+    }
+
+    /// Learns what the steps of a route took in a run outside: its first ones.
+    pub fn observe(&self, route: usize, took: &[Nanos]) {
+        self.shared.locked().scheduler.observe(route, took);
+    }
+
+    /// Why a request of so many items would be refused now.
+    pub fn refusal(&self, tenant: usize, rows: u32) -> Option<Refusal> {
+        self.shared.locked().scheduler.refusal(tenant, rows)
+    }
+
+    /// How a tenant stands.
+    pub fn stand(&self, tenant: usize) -> Stand {
+        self.shared.locked().scheduler.stand(tenant)
+    }
+
+    /// Whether every device is there and nothing hangs.
+    pub fn is_whole(&self) -> bool {
+        self.shared.locked().scheduler.is_whole()
+    }
+
+    /// Whether nothing is left to do.
+    pub fn is_idle(&self) -> bool {
+        self.shared.locked().scheduler.is_idle()
+    }
+
+    /// What holds the values.
+    pub fn store(&self) -> &Arc<S> {
+        &self.shared.store
+    }
+}
+
+impl<S: Store> Drop for Driver<S> {
+    fn drop(&mut self) {
+        self.shared.ended.store(true, Ordering::Release);
+        self.shared.alarm().stop = true;
+        self.shared.rung.notify_all();
+        if let Some(timer) = self.timer.take() {
+            // A thread that panicked has nothing to say any more.
+            let _ = timer.join();
+        }
+        // Devices wait for their threads, which may be about to take the state.
+        let devices = std::mem::take(&mut self.shared.locked().devices);
+        drop(devices);
+        let requests = std::mem::take(&mut self.shared.locked().requests);
+        requests.into_iter().flatten().for_each(|r| (r.answer)(Answer::Unavailable));
+    }
+}
+
+impl<S: Store> Shared<S> {
+    fn locked(&self) -> MutexGuard<'_, State<S>> {
+        // The scheduler panics only over contradictions, after which nothing can be relied on: the panic goes on.
+        self.state.lock().expect("no thread panicked while it had the driver's state")
+    }
+
+    fn alarm(&self) -> MutexGuard<'_, Alarm> {
+        self.alarm.lock().unwrap_or_else(|poison| poison.into_inner())
+    }
+
+    /// Takes in news and carries out what follows, unless somebody is at it, who then does.
+    fn turn(&self) {
+        self.news.store(true, Ordering::SeqCst);
+        self.turn_if_news();
+    }
+
+    fn turn_if_news(&self) {
+        while self.news.load(Ordering::SeqCst) && !self.ended.load(Ordering::Acquire) {
+            // Who has the state looks for news after it has given it back.
+            let Ok(mut state) = self.state.try_lock() else { return };
+            self.news.store(false, Ordering::SeqCst);
+            state.take_in(&self.clock, &self.store);
+            self.give_back(state);
+        }
+    }
+
+    /// Sets the alarm, gives the state back, and sends the answers.
+    fn give_back(&self, mut state: MutexGuard<'_, State<S>>) {
+        if let Some(at) = state.scheduler.poll_timeout() {
+            let mut alarm = self.alarm();
+            if at < alarm.at {
+                alarm.at = at;
+                self.rung.notify_one();
+            }
+        }
+        if state.outbox.is_empty() {
+            return;
+        }
+        let empty = state.spare.pop().unwrap_or_default();
+        let mut outbox = std::mem::replace(&mut state.outbox, empty);
+        drop(state);
+        outbox.drain(..).for_each(|(to, answer)| to(answer));
+        self.locked().spare.push(outbox);
+    }
+
+    /// The timer: takes turns when the scheduler wants one though nothing happens.
+    fn keep_time(&self) {
+        let mut alarm = self.alarm();
+        while !alarm.stop {
+            let left = self.clock.until(alarm.at);
+            if !left.is_zero() {
+                alarm = match alarm.at {
+                    Time(u64::MAX) => self.rung.wait(alarm).unwrap_or_else(|poison| poison.into_inner()),
+                    _ => self.rung.wait_timeout(alarm, left).unwrap_or_else(|poison| poison.into_inner()).0,
+                };
+                continue;
+            }
+            alarm.at = Time(u64::MAX);
+            drop(alarm);
+            self.turn();
+            alarm = self.alarm();
+        }
+    }
+}
+
+impl<S: Store> State<S> {
+    fn enter(&mut self, now: Time, ask: Ask<S>, store: &S) -> Asked {
+        let Ask { tenant, rows, timeout, inputs, answer } = ask;
+        let request = self.free.pop().unwrap_or_else(|| {
+            self.requests.push(None);
+            (self.requests.len() - 1) as u32
+        });
+        self.uses += 1;
+        let use_of = self.uses;
+        self.requests[request as usize] = Some(Request { inputs, rows, answer, use_of });
+        self.handle(now, Event::Arrive(Arrival { request, group: tenant, rows, timeout }), store);
+        Asked { request, use_of }
+    }
+
+    /// Everything that has ended, and the time.
+    fn take_in(&mut self, clock: &Clock, store: &S) {
+        for device in 0..self.devices.len() {
+            while let Some(mut completion) = self.devices[device].poll(clock.now()) {
+                completion.lane = self.queue_of[device][completion.lane];
+                self.handle(clock.now(), Event::Ended(completion), store);
+            }
+        }
+        let now = clock.now();
+        if self.scheduler.poll_timeout().is_some_and(|at| at <= now) {
+            self.handle(now, Event::Tick, store);
+        }
+    }
+
+    fn handle(&mut self, now: Time, event: Event, store: &S) {
+        self.scheduler.handle(now, event);
+        loop {
+            while let Some(action) = self.scheduler.poll_action() {
+                self.act(now, action, store);
+            }
+            // What a device did not accept has ended.
+            let Some(event) = self.events.pop_front() else { break };
+            self.scheduler.handle(now, event);
+        }
+    }
+
+    fn act(&mut self, now: Time, action: Action, store: &S) {
+        match action {
+            Action::Form(ticket) => {
+                let requests = &self.requests;
+                let inputs = |request: u32| &requests[request as usize].as_ref().expect("it has no answer yet").inputs;
+                store.form(ticket, self.scheduler.members(ticket).map(|(id, row, rows)| (row, rows, inputs(id))));
+            }
+            Action::Submit(mut command) => {
+                let queue = command.lane;
+                let (device, lane) = self.queue_to[queue];
+                command.lane = lane;
+                let ticket = command.ticket;
+                if let Err(error) = self.devices[device].submit(now, command) {
+                    let ended =
+                        tandem_core::Completion { ticket, lane: queue, start: now, end: now, result: Err(error) };
+                    self.events.push_back(Event::Ended(ended));
+                }
+            }
+            Action::Reply { request, outcome } => {
+                let of = self.leave(request);
+                let answer = match outcome {
+                    Outcome::Done(served) => Answer::Done(store.outputs(&served, of.rows, of.inputs), served),
+                    Outcome::Failed(error) => Answer::Failed(error),
+                    Outcome::Cancelled => Answer::Cancelled,
+                    Outcome::Expired => Answer::Expired,
+                    Outcome::Unavailable => Answer::Unavailable,
+                };
+                self.outbox.push((of.answer, answer));
+            }
+            Action::Refuse { request, why } => {
+                let of = self.leave(request);
+                self.outbox.push((of.answer, Answer::Refused(why)));
+            }
+            Action::Retire(ticket) => store.retire(ticket),
+        }
+    }
+
+    fn leave(&mut self, request: u32) -> Request<S> {
+        self.free.push(request);
+        self.requests[request as usize].take().expect("a request is answered once")
+    }
+}
