@@ -29,7 +29,8 @@ use crate::limits::{
 /// drain delay no more connections and requests are taken; what is in flight has the drain timeout to finish and is
 /// cancelled after it.
 ///
-/// Runs on a tokio runtime with its timers and sockets enabled.
+/// Runs on a tokio runtime with its timers and sockets enabled. Long texts are read and written on its blocking
+/// threads: as many at once as the runtime has of those (`max_blocking_threads`), which should be few beside engines.
 ///
 /// # Errors
 /// The tenants cannot be expressed in the protocol. No request was taken then.

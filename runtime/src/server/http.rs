@@ -12,11 +12,12 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde_json::json;
-use tandem_onnx::value::TensorValue;
+use tandem_ir::DType;
+use tandem_onnx::value::{Data, TensorValue};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::aligned::Aligned;
-use super::backend::{Backend, Permit, Reply, Request, TenantSpec, VERSION};
+use super::backend::{Backend, Permit, Reply, Request, TenantSpec, TensorSpec, VERSION};
 use super::chunks::Chunks;
 use super::documents;
 use super::fault::{Fault, json_response};
@@ -221,9 +222,12 @@ async fn off_thread<T: Send + 'static>(bytes: usize, work: impl FnOnce() -> T + 
 }
 
 async fn decoded(site: &Arc<Site>, at: usize, head: BodyHead, bytes: Aligned) -> Result<Decoded, Fault> {
-    // Text and packed bytes take time; tensors in binary form are used where they lie.
+    // Text and packed bytes take time, and so do tensors that are looked at; others are used where they lie.
+    let is_read = |spec: &TensorSpec| matches!(spec.dtype, DType::Bool | DType::String);
     let costly = match (head.encoding, head.json_bytes) {
-        (Encoding::Identity, Some(json_bytes)) => usize::try_from(json_bytes).unwrap_or(usize::MAX).min(bytes.len()),
+        (Encoding::Identity, Some(json_bytes)) if !site.backend.tenants()[at].inputs.iter().any(is_read) => {
+            usize::try_from(json_bytes).unwrap_or(usize::MAX).min(bytes.len())
+        }
         _ => bytes.len(),
     };
     let site = site.clone();
@@ -258,8 +262,12 @@ fn check_outputs(tenant: &TenantSpec, outputs: &[TensorValue]) -> Result<(), Fau
 }
 
 async fn encoded(site: &Arc<Site>, at: usize, wanted: Wanted, outputs: Vec<TensorValue>) -> Result<Encoded, Fault> {
-    let in_json = wanted.outputs.iter().filter(|(_, is_binary)| !is_binary);
-    let costly = in_json.map(|(output, _)| outputs[*output].bytes().len()).sum();
+    let cost = |(at, is_binary): &(usize, bool)| match &outputs[*at].data {
+        Data::Bytes(_) if *is_binary => 0,
+        Data::Bytes(bytes) => bytes.len(),
+        Data::Strings(strings) => strings.len() * size_of::<Vec<u8>>(),
+    };
+    let costly = wanted.outputs.iter().map(cost).sum();
     let site = site.clone();
     Ok(off_thread(costly, move || encode(&site.backend.tenants()[at], &wanted, &outputs)).await??)
 }

@@ -94,3 +94,36 @@ pub(super) fn check(tenants: &[TenantSpec]) -> Result<(), ServeError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::slice;
+
+    use super::super::backend::TensorSpec;
+    use super::*;
+
+    fn tenant(name: &str, dtype: DType, dims: Vec<Dim>) -> TenantSpec {
+        let output = TensorSpec { name: "y".to_owned(), dtype, dims };
+        TenantSpec {
+            name: name.to_owned(),
+            inputs: vec![],
+            outputs: vec![output],
+            rows_max: 1,
+            preferred: vec![],
+            queue_delay: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn tenants_that_cannot_be_expressed_are_named() {
+        let good = tenant("a", DType::F32, vec![Dim::Batch { per_item: 1 }, Dim::Unknown]);
+        let message = |tenants: &[TenantSpec]| check(tenants).expect_err("bad tenants").to_string();
+        assert_eq!(check(&[good.clone(), TenantSpec { name: "b".to_owned(), ..good.clone() }]), Ok(()));
+        assert_eq!(message(&[good.clone(), good]), "two tenants are named \"a\"");
+        let complex = tenant("c", DType::Complex64, vec![]);
+        let expected = "tenant \"c\": the protocol has no datatype for \"y\", which is of type c64";
+        assert_eq!(message(slice::from_ref(&complex)), expected);
+        let empty = tenant("d", DType::F32, vec![Dim::Batch { per_item: 0 }]);
+        assert!(message(slice::from_ref(&empty)).contains("expected elements for each row"));
+    }
+}
