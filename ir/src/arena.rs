@@ -7,7 +7,8 @@
 //! holds for every interleaving of the lanes that the route allows.
 //!
 //! In the arena are dense tensors of known shape. What has no size before it is made is the engine's to allocate, as is
-//! a segment's workspace; both are counted beside the arena. Batches in flight have an arena each.
+//! a segment's workspace; both are counted beside the arena. Batches in flight have an arena each, and engine-owned values;
+//! a workspace has only who computes ([`Route::memory_bytes`]).
 //!
 //! Finding the smallest arena is NP-hard (dynamic storage allocation: Garey and Johnson, "Computers and Intractability",
 //! 1979, problem SR2). Here values are put one by one at the lowest offset that is free of those they overlap in time:
@@ -20,7 +21,9 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use crate::dtype::DType;
-use crate::plan::{Action, Route, RouteTensor};
+use crate::machine::HOST;
+use crate::order::Order;
+use crate::plan::{Action, MemoryUse, Route, RouteTensor};
 use crate::units::Bytes;
 
 mod alive;
@@ -33,9 +36,6 @@ use limits::{ORDERS_MAX, PAIRS_MAX};
 /// Offsets, and the size of an arena, are multiples of this many bytes: a cache line, so that lanes that write
 /// neighbours do not fight over one, and the widest vector register of today's processors.
 pub const ALIGNMENT: u64 = 64;
-
-/// Position of the host CPU in every machine.
-const HOST: usize = 0;
 
 mod limits {
     /// Orders of placing that are tried on a device. On random routes of up to 600 steps, the first alone is 0.5 per cent
@@ -70,20 +70,16 @@ pub struct DeviceLayout {
     /// The most bytes of the arena's values, each padded, that are alive at once in some interleaving of the lanes. No
     /// layout is smaller.
     pub floor: Bytes,
-    /// The most bytes that engines hold beside the arena at once in some interleaving: workspaces, and what the plan
-    /// reserves for the values they own. Estimates.
-    pub beside: Bytes,
+    /// The most bytes of engine-owned values alive at once in some interleaving, by what the plan reserves for them.
+    pub owned: Bytes,
+    /// The most bytes of workspaces in use at once in some interleaving.
+    pub workspace: Bytes,
 }
 
 impl DeviceLayout {
     /// Where a value (position in [`Route::tensors`]) lies; `None` if it is not in the arena.
     pub fn slot(&self, tensor: usize) -> Option<&Slot> {
         self.slots.binary_search_by_key(&tensor, |s| s.tensor).ok().map(|i| &self.slots[i])
-    }
-
-    /// Bytes that one batch in flight takes on the device, weights apart.
-    pub fn peak(&self) -> Bytes {
-        self.size + self.beside
     }
 }
 
@@ -121,7 +117,8 @@ pub enum ArenaError {
 /// # Panics
 /// If the route names a lane, segment or value that it does not have, or a step that comes after a later one.
 pub fn layout(route: &Route) -> Result<Vec<DeviceLayout>, ArenaError> {
-    let (lives, order, events) = (lives(route)?, Order::of(route), Events::of(route));
+    let (lives, order) = (lives(route)?, Order::of(route));
+    let events = Events::of(&order);
     let named = lives.iter().map(|l| l.device).chain(route.segments.iter().map(|s| s.device)).max();
     let devices = route.memory.len().max(named.map_or(0, |d| d + 1));
     let on = |device: usize| {
@@ -129,6 +126,21 @@ pub fn layout(route: &Route) -> Result<Vec<DeviceLayout>, ArenaError> {
         lay_out(route, device, &here, &order, &events).ok_or(ArenaError::TooLarge { device })
     };
     (0..devices).map(on).collect()
+}
+
+/// What a route needs, by position of the device: [`layout`]'s numbers and the weights of its segments.
+///
+/// # Errors
+/// As [`layout`].
+///
+/// # Panics
+/// As [`layout`].
+pub fn memory(route: &Route) -> Result<Vec<MemoryUse>, ArenaError> {
+    let of =
+        |l: DeviceLayout| MemoryUse { arena: l.size, owned: l.owned, workspace: l.workspace, ..Default::default() };
+    let mut memory: Vec<MemoryUse> = layout(route)?.into_iter().map(of).collect();
+    route.segments.iter().for_each(|s| memory[s.device].weights += s.weight_bytes);
+    Ok(memory)
 }
 
 /// A value on a device, and when it is there.
@@ -180,14 +192,14 @@ fn dense_bytes(tensor: &RouteTensor) -> Option<u64> {
 /// One device. `None` if its sizes exceed 64 bits.
 fn lay_out(route: &Route, device: usize, lives: &[&Life], order: &Order, events: &Events) -> Option<DeviceLayout> {
     let mut out = DeviceLayout::default();
-    let (mut items, mut beside) = (vec![], vec![]);
+    let (mut items, mut owned, mut workspaces) = (vec![], vec![], vec![]);
     for life in lives {
         let tensor = &route.tensors[life.tensor];
         if let Some(bytes) = dense_bytes(tensor) {
             items.push(Item { size: bytes.checked_next_multiple_of(ALIGNMENT)?, from: life.from, until: life.until });
             out.slots.push(Slot { tensor: life.tensor, offset: Bytes::ZERO, bytes: Bytes(bytes) });
         } else {
-            beside.push(Item { size: tensor.bytes.0, from: life.from, until: life.until });
+            owned.push(Item { size: tensor.bytes.0, from: life.from, until: life.until });
             out.engine_owned.push(life.tensor);
         }
     }
@@ -195,12 +207,13 @@ fn lay_out(route: &Route, device: usize, lives: &[&Life], order: &Order, events:
         if let Action::Run(s) = step.action
             && route.segments[s].device == device
         {
-            beside.push(Item { size: route.segments[s].workspace_bytes.0, from: Some(i), until: Some(i) });
+            workspaces.push(Item { size: route.segments[s].workspace_bytes.0, from: Some(i), until: Some(i) });
         }
     }
-    let (floor, beside) = (events.most_alive(&items)?, events.most_alive(&beside)?);
-    (out.floor, out.beside) = (Bytes(floor), Bytes(beside));
-    let packing = pack(&items, order, floor);
+    out.floor = Bytes(events.most_alive(&items)?);
+    out.owned = Bytes(events.most_alive(&owned)?);
+    out.workspace = Bytes(events.most_alive(&workspaces)?);
+    let packing = pack(&items, order, out.floor.0);
     out.size = Bytes(packing.size);
     out.slots.iter_mut().zip(packing.offsets).for_each(|(slot, offset)| slot.offset = Bytes(offset));
     Some(out)
@@ -214,47 +227,14 @@ struct Item {
     until: Option<usize>,
 }
 
-/// For each step, how many steps of each lane are done before it starts, whatever the durations: vector clocks (Fidge,
-/// Mattern, 1988), a lane being a process.
-struct Order {
-    /// Lane of each step, and how many steps of the lane are before it.
-    place: Vec<(usize, u32)>,
-    /// By step, then by lane.
-    done: Vec<u32>,
-    lanes: usize,
+/// Whether the life of `a` ends before that of `b` begins in every interleaving.
+fn apart(a: &Item, b: &Item, order: &Order) -> bool {
+    a.until.zip(b.from).is_some_and(|(end, start)| order.before(end, start))
 }
 
-impl Order {
-    fn of(route: &Route) -> Self {
-        let lanes = route.lane_names.len();
-        let mut order = Self { place: vec![], done: vec![], lanes };
-        let (mut last, mut count) = (vec![None; lanes], vec![0; lanes]);
-        for (i, step) in route.steps.iter().enumerate() {
-            let mut done = vec![0; lanes];
-            for p in step.after.iter().copied().chain(last[step.lane].replace(i)) {
-                let known = &order.done[p * lanes..(p + 1) * lanes];
-                done.iter_mut().zip(known).for_each(|(now, then)| *now = (*then).max(*now));
-                let (lane, place) = order.place[p];
-                done[lane] = done[lane].max(place + 1);
-            }
-            order.place.push((step.lane, count[step.lane]));
-            order.done.extend(done);
-            count[step.lane] += 1;
-        }
-        order
-    }
-
-    /// Whether the life of `a` ends before that of `b` begins in every interleaving.
-    fn apart(&self, a: &Item, b: &Item) -> bool {
-        let (Some(end), Some(start)) = (a.until, b.from) else { return false };
-        let (lane, place) = self.place[end];
-        self.done[start * self.lanes + lane] > place
-    }
-
-    /// Whether both may be alive at once.
-    fn overlap(&self, a: &Item, b: &Item) -> bool {
-        !self.apart(a, b) && !self.apart(b, a)
-    }
+/// Whether both may be alive at once.
+fn overlap(a: &Item, b: &Item, order: &Order) -> bool {
+    !apart(a, b, order) && !apart(b, a, order)
 }
 
 /// Offsets of items, and the bytes they span.
@@ -265,7 +245,7 @@ struct Packing {
 
 /// The smallest packing found, of `floor` bytes at least.
 fn pack(items: &[Item], order: &Order, floor: u64) -> Packing {
-    let length = |i: &Item| i.until.unwrap_or(order.place.len()) - i.from.unwrap_or(0);
+    let length = |i: &Item| i.until.unwrap_or(order.steps()) - i.from.unwrap_or(0);
     let mut orders: [Vec<usize>; 4] = std::array::from_fn(|_| (0..items.len()).collect());
     orders[0].sort_by_key(|i| Reverse(items[*i].size));
     orders[1].sort_by_key(|i| Reverse(u128::from(items[*i].size) * (1 + length(&items[*i])) as u128));
@@ -303,7 +283,7 @@ fn place(items: &[Item], sequence: &[usize], order: &Order) -> Packing {
                 break;
             }
             let end = start + items[*other].size;
-            if end > offset && order.overlap(item, &items[*other]) {
+            if end > offset && overlap(item, &items[*other], order) {
                 offset = end;
             }
         }

@@ -15,6 +15,7 @@ pub mod format;
 pub mod graph;
 pub mod limits;
 pub mod machine;
+pub mod order;
 pub mod placement;
 pub mod plan;
 pub mod profile;

@@ -36,6 +36,14 @@ pub const DOCUMENT_DEPTH_MAX: usize = 64;
 /// most; a plan of a 10,000-operator model has about 200,000.
 pub const DOCUMENT_VALUES_MAX: usize = 10_000_000;
 
-/// Steps of one route that are checked: who is done before whom takes a bit a pair, 32 MiB at this many. A route of 32
-/// segments with a thousand values crossing between each two neighbours has 32,000 copies and is no plan anybody wants.
+/// Steps of one route that are checked. A route of 32 segments with a thousand values crossing between each two neighbours
+/// has 32,000 copies and is no plan anybody wants; at this many, a check takes some seconds at worst.
 pub const STEPS_MAX: usize = 16_384;
+
+/// Lanes of one route that are checked: a host, 31 accelerators and their links both ways are 94. Who is done before whom
+/// takes a number a step and lane, 16 MiB at most.
+pub const ROUTE_LANES_MAX: usize = 256;
+
+/// Batches of one route in flight at once. Two hide the transfers, one more a lane hides jitter; beyond 64 the memory of
+/// the batches, not their number, is what runs out.
+pub const BATCHES_IN_FLIGHT_MAX: usize = 64;

@@ -97,6 +97,9 @@ impl Link {
     }
 }
 
+/// Position of the host CPU in every machine.
+pub const HOST: usize = 0;
+
 /// A machine to plan for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {

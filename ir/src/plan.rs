@@ -3,12 +3,13 @@
 //! A plan names nodes and tensors, never indices, so that it can be read, checked and edited beside the model. It leaves no
 //! choice to the runtime but those its serving section names.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::dtype::DType;
 use crate::fingerprint::Fingerprint;
-use crate::machine::Machine;
+use crate::limits::BATCHES_IN_FLIGHT_MAX;
+use crate::machine::{HOST, Machine};
 use crate::units::{Bytes, Flops, Nanos};
 
 /// What a search tries to reach.
@@ -264,13 +265,29 @@ pub struct Step {
     pub frees: Vec<(usize, usize)>,
 }
 
-/// Memory of one device for one batch in flight.
+/// Memory that a route needs on one device, whatever the durations of its steps: see [`crate::arena`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MemoryUse {
-    /// Constants.
+    /// Constants, once for all batches.
     pub weights: Bytes,
-    /// Largest sum of values alive at once, workspace included.
-    pub peak: Bytes,
+    /// The arena where dense values of known shape lie, for each batch in flight.
+    pub arena: Bytes,
+    /// Values that engines allocate, for their sizes are not known before: an estimate, for each batch in flight.
+    pub owned: Bytes,
+    /// What engines need while segments run: an estimate, for each batch that computes.
+    pub workspace: Bytes,
+}
+
+impl MemoryUse {
+    /// Beside the arena: what engines hold for one batch.
+    pub fn beside(&self) -> Bytes {
+        self.owned + self.workspace
+    }
+
+    /// One batch, weights apart.
+    pub fn peak(&self) -> Bytes {
+        self.arena + self.beside()
+    }
 }
 
 /// What the operators on one device do for one batch.
@@ -330,6 +347,53 @@ pub struct Route {
     pub work: Vec<DeviceWork>,
     /// What it is expected to do.
     pub prediction: Prediction,
+}
+
+impl Route {
+    /// Position of the busiest lane, which batches follow each other on; of lanes equally busy, of the last, for what is in
+    /// front of it can overlap.
+    pub fn busiest_lane(&self) -> usize {
+        let mut busy = vec![Nanos::ZERO; self.lane_names.len()];
+        for step in &self.steps {
+            if let Some(busy) = busy.get_mut(step.lane) {
+                *busy += step.duration;
+            }
+        }
+        (0..busy.len()).max_by_key(|l| busy[*l]).unwrap_or(0)
+    }
+
+    /// Batches of this route that are in flight at once, each with an arena of its own on every device. One a lane that the
+    /// route crosses, so that upload, compute and download of three batches overlap, and one more for each further lane of
+    /// the CPU where that is what batches wait for; at least two, so that the next batch is there when one is done.
+    pub fn batches_in_flight(&self) -> usize {
+        let busiest = self.busiest_lane();
+        let on_host = |s: &Step| s.lane == busiest && self.computes_on(s) == Some(HOST);
+        let further = if self.steps.iter().any(on_host) { self.lanes.max(1) as usize - 1 } else { 0 };
+        let crossed = self.lane_names.len().clamp(2, 4);
+        crossed.saturating_add(further).min(BATCHES_IN_FLIGHT_MAX)
+    }
+
+    /// Segments of this route that may run at once on a device, those of all batches in flight together: one a lane.
+    pub fn segments_at_once(&self, device: usize) -> usize {
+        let on_device = self.steps.iter().filter(|s| self.computes_on(s) == Some(device));
+        let lanes: BTreeSet<usize> = on_device.map(|s| s.lane).collect();
+        let instances = if device == HOST { self.lanes.max(1) as usize } else { 1 };
+        lanes.len().saturating_mul(instances).min(self.batches_in_flight())
+    }
+
+    /// Bytes that the route needs on a device with all its batches in flight, by its memory entry.
+    pub fn memory_bytes(&self, device: usize) -> Bytes {
+        let Some(MemoryUse { weights, arena, owned, workspace }) = self.memory.get(device) else { return Bytes::ZERO };
+        let (batches, computing) = (self.batches_in_flight(), self.segments_at_once(device));
+        *weights + (*arena + *owned) * batches as u64 + *workspace * computing as u64
+    }
+
+    fn computes_on(&self, step: &Step) -> Option<usize> {
+        match step.action {
+            Action::Run(segment) => self.segments.get(segment).map(|s| s.device),
+            Action::Copy { .. } | Action::Barrier => None,
+        }
+    }
 }
 
 /// What the planner promises of a route.

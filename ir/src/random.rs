@@ -239,7 +239,7 @@ fn tenant(r: &mut Random) -> Tenant {
     }
 }
 
-fn route(r: &mut Random) -> Route {
+pub fn route(r: &mut Random) -> Route {
     let position = |r: &mut Random| r.below(8);
     Route {
         tenant: r.name(),
@@ -276,7 +276,12 @@ fn route(r: &mut Random) -> Route {
             duration: r.nanos(),
             frees: r.list(2, |r| (r.below(8), r.below(5))),
         }),
-        memory: r.list(4, |r| MemoryUse { weights: Bytes(r.number()), peak: Bytes(r.number()) }),
+        memory: r.list(4, |r| MemoryUse {
+            weights: Bytes(r.number()),
+            arena: Bytes(r.number()),
+            owned: Bytes(r.number()),
+            workspace: Bytes(r.number()),
+        }),
         work: r.list(4, |r| DeviceWork {
             operators: r.number(),
             unknown: r.number(),

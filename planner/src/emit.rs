@@ -2,15 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tandem_ir::arena::{self, ArenaError};
 use tandem_ir::graph::{Graph, NodeId, TensorId};
+use tandem_ir::order::Order;
 use tandem_ir::plan::{Action, MemoryUse, Prediction, Route, RouteTensor, Segment, Step};
-use tandem_ir::units::{Bytes, Nanos};
+use tandem_ir::units::Bytes;
 use tandem_ir::work::device_work;
 
 use crate::cost::value_bytes;
 use crate::problem::{HOST, Problem};
 use crate::segments::Segments;
-use crate::timeline::{Timeline, Work};
+use crate::timeline::{TimedStep, Timeline, Work};
 
 /// What a route is called and counted by.
 #[derive(Clone, Debug)]
@@ -24,7 +26,16 @@ pub struct RouteHead {
 }
 
 /// Writes a route. Prediction's bound and gap are left at zero for the caller.
-pub fn route(head: RouteHead, graph: &Graph, problem: &Problem, segments: &Segments, timeline: &Timeline) -> Route {
+///
+/// # Errors
+/// Values of 2^64 bytes and more.
+pub fn route(
+    head: RouteHead,
+    graph: &Graph,
+    problem: &Problem,
+    segments: &Segments,
+    timeline: &Timeline,
+) -> Result<Route, ArenaError> {
     let members = segments.members();
     let (tensors, index) = tensors(graph, problem, segments);
     let at = |v: usize| index[&v];
@@ -51,7 +62,7 @@ pub fn route(head: RouteHead, graph: &Graph, problem: &Problem, segments: &Segme
     }
     let work = placed.iter().map(|nodes| device_work(graph, nodes, problem.batch)).collect();
     let (lane_names, lane_at) = lanes(problem, timeline);
-    let steps = steps(problem, segments, timeline, &index, &lane_at);
+    let steps = steps(timeline, &index, &lane_at);
     let kept: Vec<(usize, usize)> = index.iter().map(|(v, t)| (*v, *t)).collect();
     let outputs = kept.iter().filter(|(v, _)| problem.values[*v].output).map(|(_, t)| *t);
     let inputs = kept.iter().filter(|(v, _)| problem.values[*v].producer.is_none()).map(|(_, t)| *t);
@@ -68,16 +79,18 @@ pub fn route(head: RouteHead, graph: &Graph, problem: &Problem, segments: &Segme
         segments: out,
         lane_names,
         steps,
-        memory: vec![],
+        memory: vec![MemoryUse::default(); problem.devices.len()],
         work,
         prediction: Prediction::default(),
     };
-    route.memory = memory(problem, timeline, &route);
+    let frees = frees(&route);
+    route.steps.iter_mut().zip(frees).for_each(|(step, frees)| step.frees = frees);
+    route.memory = arena::memory(&route)?;
     route.prediction.makespan = timeline.makespan;
     route.prediction.busy =
         (0..problem.lane_count()).filter(|l| lane_at[*l].is_some()).map(|l| timeline.busy[l]).collect();
     route.prediction.modelled = problem.modelled;
-    route
+    Ok(route)
 }
 
 /// Values that enter or leave segments, with their positions by the problem's.
@@ -110,15 +123,9 @@ fn lanes(problem: &Problem, timeline: &Timeline) -> (Vec<String>, Vec<Option<usi
     (used.iter().map(|l| problem.lane_name(*l).to_owned()).collect(), at)
 }
 
-fn steps(
-    problem: &Problem,
-    segments: &Segments,
-    timeline: &Timeline,
-    index: &BTreeMap<usize, usize>,
-    lane_at: &[Option<usize>],
-) -> Vec<Step> {
-    let frees = frees(problem, segments, timeline);
-    let step = |(s, frees): (&crate::timeline::TimedStep, Vec<(usize, usize)>)| Step {
+/// Steps that free nothing yet.
+fn steps(timeline: &Timeline, index: &BTreeMap<usize, usize>, lane_at: &[Option<usize>]) -> Vec<Step> {
+    let step = |s: &TimedStep| Step {
         lane: lane_at[s.lane].expect("a lane with a step is used"),
         action: match s.work {
             Work::Run(segment) => Action::Run(segment),
@@ -126,97 +133,34 @@ fn steps(
         },
         after: s.after.clone(),
         duration: s.duration,
-        frees: frees.into_iter().map(|(v, d)| (index[&v], d)).collect(),
+        frees: vec![],
     };
-    timeline.steps.iter().zip(frees).map(step).collect()
+    timeline.steps.iter().map(step).collect()
 }
 
 /// For each step, the (value, device) pairs that nobody reads once it is done: the first step from which, by lanes' order and
 /// `after` alone, every reader is known to be done, whatever the durations turn out to be. A value for which there is no
 /// such step, and outputs in the host's memory, stay until the batch ends.
-fn frees(problem: &Problem, segments: &Segments, timeline: &Timeline) -> Vec<Vec<(usize, usize)>> {
+fn frees(route: &Route) -> Vec<Vec<(usize, usize)>> {
     let mut readers: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
-    let members = segments.members();
-    for (i, step) in timeline.steps.iter().enumerate() {
-        match step.work {
-            Work::Copy { value, from, .. } => readers.entry((value, from)).or_default().push(i),
-            Work::Run(s) => {
-                let d = usize::from(segments.device[s]);
-                for v in members[s].iter().flat_map(|a| problem.reads(*a)).map(|v| *v as usize) {
-                    if problem.values[v].producer.map(|p| segments.of[p] as usize) != Some(s) {
-                        readers.entry((v, d)).or_default().push(i);
-                    }
-                }
-            }
-        }
+    for (i, step) in route.steps.iter().enumerate() {
+        let (device, read) = match &step.action {
+            Action::Run(s) => (route.segments[*s].device, &route.segments[*s].inputs[..]),
+            Action::Copy { tensor, from, .. } => (*from, std::slice::from_ref(tensor)),
+            Action::Barrier => (HOST, &[][..]),
+        };
+        read.iter().for_each(|t| readers.entry((*t, device)).or_default().push(i));
     }
-    let before = happens_before(problem, timeline);
-    let mut frees = vec![vec![]; timeline.steps.len()];
-    for ((v, d), mut by) in readers {
-        if problem.values[v].output && d == HOST {
-            continue;
-        }
-        by.sort_unstable();
-        by.dedup();
-        let knows = |s: usize, r: usize| s == r || before[s][r / 64] >> (r % 64) & 1 == 1;
+    let order = Order::of(route);
+    let mut frees = vec![vec![]; route.steps.len()];
+    for ((t, d), by) in readers.into_iter().filter(|((t, d), _)| *d != HOST || !route.outputs.contains(t)) {
+        let knows = |s: usize| by.iter().all(|r| *r == s || order.before(*r, s));
         let last = by.last().copied().unwrap_or(0);
-        if let Some(s) = (last..timeline.steps.len()).find(|s| by.iter().all(|r| knows(*s, *r))) {
-            frees[s].push((v, d));
+        if let Some(s) = (last..route.steps.len()).find(|s| knows(*s)) {
+            frees[s].push((t, d));
         }
     }
     frees
-}
-
-/// For each step, the set of steps that are done before it starts.
-fn happens_before(problem: &Problem, timeline: &Timeline) -> Vec<Vec<u64>> {
-    let n = timeline.steps.len();
-    let mut last_on = vec![None; problem.lane_count()];
-    let mut before: Vec<Vec<u64>> = Vec::with_capacity(n);
-    for (i, step) in timeline.steps.iter().enumerate() {
-        let mut set = vec![0u64; n.div_ceil(64)];
-        for p in step.after.iter().copied().chain(last_on[step.lane]) {
-            set.iter_mut().zip(&before[p]).for_each(|(a, b)| *a |= b);
-            set[p / 64] |= 1 << (p % 64);
-        }
-        last_on[step.lane] = Some(i);
-        before.push(set);
-    }
-    before
-}
-
-/// Weights and the peak of what is alive at once by device. Inputs are alive from the beginning; a value is alive from the
-/// start of the step that writes it to the end of the step that frees it; workspace while its segment runs; of two steps
-/// that meet in a moment, the one that ends comes first.
-fn memory(problem: &Problem, timeline: &Timeline, route: &Route) -> Vec<MemoryUse> {
-    let mut memory = vec![MemoryUse::default(); problem.devices.len()];
-    route.segments.iter().for_each(|s| memory[s.device].weights += s.weight_bytes);
-    // (moment, 0 for ends and 1 for starts, device, bytes)
-    let mut events: Vec<(u64, u8, usize, i128)> = vec![];
-    let size = |t: usize| i128::from(route.tensors[t].bytes.0);
-    route.inputs.iter().for_each(|t| events.push((0, 0, HOST, size(*t))));
-    for (timed, step) in timeline.steps.iter().zip(&route.steps) {
-        let (start, end) = (timed.start.0, (timed.start + timed.duration).0);
-        match step.action {
-            Action::Run(s) => {
-                let segment = &route.segments[s];
-                let work = i128::from(segment.workspace_bytes.0);
-                events.push((start, 1, segment.device, work + segment.outputs.iter().map(|t| size(*t)).sum::<i128>()));
-                // A step without duration still needs its workspace: it goes when the moment is over.
-                events.push((end, if end > start { 0 } else { 2 }, segment.device, -work));
-            }
-            Action::Copy { tensor, to, .. } => events.push((start, 1, to, size(tensor))),
-            Action::Barrier => {}
-        }
-        step.frees.iter().for_each(|(t, d)| events.push((end, if end > start { 0 } else { 2 }, *d, -size(*t))));
-    }
-    events.sort_by_key(|e| (e.0, e.1));
-    let mut alive = vec![0i128; problem.devices.len()];
-    for (_, _, d, bytes) in events {
-        alive[d] += bytes;
-        let now = Bytes(u64::try_from(alive[d].max(0)).unwrap_or(u64::MAX));
-        memory[d].peak = memory[d].peak.max(now);
-    }
-    memory
 }
 
 /// Bytes of constants that nodes hold, each once, folded nodes' outputs and bodies included.
@@ -262,9 +206,4 @@ pub fn workspace_bytes(graph: &Graph, nodes: &[NodeId], batch: u64) -> u64 {
         }
     }
     peak
-}
-
-/// Sum of the durations of a route's steps.
-pub fn serial(route: &Route) -> Nanos {
-    route.steps.iter().map(|s| s.duration).sum()
 }

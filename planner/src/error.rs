@@ -68,6 +68,8 @@ pub enum PlanError {
     Parted { route: usize, from: String, to: String },
     #[error("route {route}: {source}")]
     Timeline { route: usize, source: crate::timeline::TimelineError },
+    #[error("route {route}: {source}")]
+    Memory { route: usize, source: tandem_ir::arena::ArenaError },
     #[error("route {route}: node \"{node}\" cannot run on {device}: {reason}")]
     Misplaced { route: usize, node: String, device: String, reason: String },
     #[error("the machine has no device \"{device}\"")]

@@ -327,7 +327,8 @@ fn derive(
 ) -> Result<(Route, MethodReport), PlanError> {
     let Understood { bench, problem, segments, timeline, parts, config } = understand(bench, route, position)?;
     let head = RouteHead { tenant: tenant.name.clone(), share_permille: route.share_permille, parts };
-    let mut emitted = emit::route(head, bench.graph, &problem, &segments, &timeline);
+    let emitted = emit::route(head, bench.graph, &problem, &segments, &timeline);
+    let mut emitted = emitted.map_err(|source| PlanError::Memory { route: position, source })?;
     let bottleneck = problem.bottleneck(&timeline.busy);
     emitted.prediction.latency_bound = bottleneck + timeline.makespan;
     let per_s = u128::from(route.batch) * 1_000_000_000_000 / u128::from(bottleneck.0.max(1));

@@ -11,8 +11,7 @@ use tandem_ir::graph::{NodeId, TensorId};
 use tandem_ir::machine::{DeviceKind, Link};
 use tandem_ir::units::{Bytes, Nanos};
 
-/// Position of the host CPU.
-pub const HOST: usize = 0;
+pub use tandem_ir::machine::HOST;
 
 /// An atom's position in [`Problem::atoms`].
 pub type AtomId = usize;

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use tandem_ir::graph::Graph;
 use tandem_ir::limits::BATCH_MAX;
 use tandem_ir::placement;
-use tandem_ir::plan::{Application, AuthoredRoute, Batching, MemoryUse, MethodReport, Objective, Part, Tenant};
+use tandem_ir::plan::{Application, AuthoredRoute, Batching, MethodReport, Objective, Part, Tenant};
 use tandem_ir::units::{Bytes, Nanos};
 
 use crate::build::{LaneConfig, Workbench};
@@ -161,31 +161,29 @@ impl Survey<'_> {
     fn search(&self, goal: Goal, budget: u64, config: LaneConfig, problem: Problem) -> Result<Point, PlanError> {
         let (search, batch) = (self.input.search, problem.batch);
         let mut found = search::search(&problem, search, goal, budget)?;
-        // The search counts constants alone; what is alive while a route runs is known once it is written.
-        let over = self.lacking(&problem, &found.best.segments, config);
-        if over > 0 && search == Method::Auto {
+        // The search counts constants alone; what else a route needs is known once it is written.
+        let lacking = self.lacking(&problem, &found.best.segments);
+        if lacking > 0 && search == Method::Auto {
             let singles = (0..problem.devices.len()).flat_map(|d| search::single(&problem, d));
-            let fits = singles.filter(|c| self.lacking(&problem, &c.segments, config) == 0);
+            let fits = singles.filter(|c| self.lacking(&problem, &c.segments) == 0);
             if let Some(best) = fits.min_by_key(|c| goal.key(&c.score)) {
                 found.best = best;
                 found.chosen = "one device, for the best placement does not fit in memory".into();
+                found.best.score.excess = 0;
                 return Ok(Point { batch, config, problem, found });
             }
         }
-        found.best.score.excess += over;
+        found.best.score.excess = lacking;
         Ok(Point { batch, config, problem, found })
     }
 
-    /// Bytes that lack when every lane has a batch in flight.
-    fn lacking(&self, problem: &Problem, segments: &Segments, config: LaneConfig) -> u64 {
+    /// Bytes that lack with as many batches in flight as the runtime keeps.
+    fn lacking(&self, problem: &Problem, segments: &Segments) -> u64 {
         let Ok(timeline) = timeline::evaluate(problem, segments) else { return 0 };
         let head = RouteHead { tenant: String::new(), share_permille: 0, parts: vec![] };
-        let route = emit::route(head, self.tenant.graph, problem, segments, &timeline);
-        let over = |(used, device): (&MemoryUse, &DeviceModel)| {
-            let peak = used.peak.0.saturating_mul(u64::from(config.lanes.max(1)));
-            used.weights.0.saturating_add(peak).saturating_sub(device.memory.0)
-        };
-        route.memory.iter().zip(&problem.devices).map(over).sum()
+        let Ok(route) = emit::route(head, self.tenant.graph, problem, segments, &timeline) else { return u64::MAX };
+        let over = |(d, device): (usize, &DeviceModel)| route.memory_bytes(d).saturating_sub(device.memory);
+        problem.devices.iter().enumerate().map(over).sum::<Bytes>().0
     }
 
     fn application(&self, kept: &[&Point], chosen: u64) -> Application {

@@ -204,7 +204,7 @@ pub fn random_route(seed: u64) -> (Graph, Route) {
     }
     let timeline = timeline::evaluate(&problem, &segments).expect("random placements are runnable");
     let head = RouteHead { tenant: "made-up".into(), share_permille: 1000, parts: (0..segments.len()).collect() };
-    let route = emit::route(head, &graph, &problem, &segments, &timeline);
+    let route = emit::route(head, &graph, &problem, &segments, &timeline).expect("values are small");
     (graph, route)
 }
 

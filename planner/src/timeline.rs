@@ -140,18 +140,14 @@ fn busy(problem: &Problem, draft: &Draft) -> Vec<Nanos> {
     busy
 }
 
-/// Bytes of constants beyond the devices' memories. Each lane of a device holds its own session.
+/// Bytes of constants beyond the devices' memories. All lanes of a device share them.
 fn excess(problem: &Problem, segments: &Segments) -> u64 {
     let mut held = vec![0u64; problem.devices.len()];
     for (atom, s) in problem.atoms.iter().zip(&segments.of) {
         let d = usize::from(segments.device[*s as usize]);
         held[d] = held[d].saturating_add(atom.weights.0);
     }
-    let over = |(d, held): (usize, u64)| {
-        let device = &problem.devices[d];
-        held.saturating_mul(u64::from(device.lanes.max(1))).saturating_sub(device.memory.0)
-    };
-    held.into_iter().enumerate().map(over).sum()
+    held.into_iter().zip(&problem.devices).map(|(held, device)| held.saturating_sub(device.memory.0)).sum()
 }
 
 /// Makes the steps and what they wait for.

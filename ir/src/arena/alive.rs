@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 
 use super::Item;
-use crate::plan::Route;
+use crate::order::Order;
 
 /// Starts (`2 * step`) and ends (`2 * step + 1`), and what each comes after.
 pub(super) struct Events {
@@ -33,14 +33,11 @@ struct Flow {
 }
 
 impl Events {
-    pub(super) fn of(route: &Route) -> Self {
-        let mut events = Self { arcs: vec![vec![]; 2 * route.steps.len()], heads: vec![] };
-        let mut last = vec![None; route.lane_names.len()];
-        for (i, step) in route.steps.iter().enumerate() {
+    pub(super) fn of(order: &Order) -> Self {
+        let mut events = Self { arcs: vec![vec![]; 2 * order.steps()], heads: vec![] };
+        for i in 0..order.steps() {
             events.link(2 * i + 1, 2 * i);
-            for p in step.after.iter().copied().chain(last[step.lane].replace(i)) {
-                events.link(2 * i, 2 * p + 1);
-            }
+            order.latest_before(i).for_each(|p| events.link(2 * i, 2 * p + 1));
         }
         events
     }

@@ -67,8 +67,7 @@ fn neighbours_of_a_chain_are_apart_and_the_next_but_one_shares() {
     let layouts = layout(&chain()).unwrap();
     assert_eq!(layouts.len(), 2);
     let host = &layouts[0];
-    assert_eq!((host.size, host.floor, host.beside), (Bytes(192), Bytes(192), Bytes(7)));
-    assert_eq!(host.peak(), Bytes(199));
+    assert_eq!((host.size, host.floor, host.workspace), (Bytes(192), Bytes(192), Bytes(7)));
     assert_eq!(offsets(host), [(0, 0), (1, 128), (2, 0), (3, 128)]);
     assert_eq!(host.slot(2), Some(&Slot { tensor: 2, offset: Bytes(0), bytes: Bytes(65) }));
     assert_eq!(host.slot(4), None);
@@ -117,7 +116,8 @@ fn what_has_no_size_is_the_engines_and_counts_beside() {
     assert_eq!(host.engine_owned, [1, 2]);
     assert_eq!(offsets(&host), [(0, 0), (3, 0)]);
     assert_eq!(host.size, Bytes(128));
-    assert_eq!(host.beside, Bytes(64 + 65 + 7), "while the second segment runs");
+    assert_eq!(host.owned, Bytes(64 + 65), "while the second segment runs");
+    assert_eq!(host.workspace, Bytes(7));
 }
 
 #[test]
@@ -136,9 +136,10 @@ fn repaired_orders_reach_the_floor_where_simple_ones_do_not() {
     let of = |(size, from, until)| Item { size: size * ALIGNMENT, from: Some(from), until: Some(until) };
     let items = [(3, 0, 2), (2, 3, 6), (2, 3, 5), (3, 2, 4), (2, 1, 4)].map(of);
     let route = route(1, vec![], &[], (0..7).map(|_| step(0, Action::Barrier, &[], &[])).collect());
-    let floor = Events::of(&route).most_alive(&items).unwrap();
+    let order = Order::of(&route);
+    let floor = Events::of(&order).most_alive(&items).unwrap();
     assert_eq!(floor, 9 * ALIGNMENT);
-    assert_eq!(pack(&items, &Order::of(&route), floor).size, floor);
+    assert_eq!(pack(&items, &order, floor).size, floor);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use crate::format::plan::{authored_digest, rebuild_command};
 use crate::format::scalar::Rate;
 use crate::limits::{BATCH_MAX, MILLIRATE_MAX, TENANTS_MAX};
 use crate::plan::{Application, Authored, AuthoredRoute, Derived, Plan, Policy, Route, Serving, Tenant};
+use crate::units::Bytes;
 
 /// Checks a plan's internal consistency; `file` is its name in the command that mends it. See [`super::check_plan_against`] for
 /// the models.
@@ -19,7 +20,7 @@ pub fn check_plan(plan: &Plan, file: &str) -> Vec<Finding> {
         format!("the authored part was edited: rebuild with `{}`", rebuild_command(file))
     });
     graphs(&plan.authored, &plan.derived, out);
-    routes(plan, out);
+    routes(plan, &rebuild_command(file), out);
     rates(plan, out);
     threads(plan, out);
     memory(&plan.derived, out);
@@ -164,7 +165,7 @@ pub(super) fn route_name(position: usize, route: &Route) -> String {
     format!("derived.route[{position}] \"{}\" batch {}", route.tenant, route.batch)
 }
 
-fn routes(plan: &Plan, out: &mut Collect<'_>) {
+fn routes(plan: &Plan, rebuild: &str, out: &mut Collect<'_>) {
     let authored: Vec<(&Tenant, &AuthoredRoute)> =
         plan.authored.tenants().flat_map(|t| t.routes.iter().map(move |r| (t, r))).collect();
     let routes = &plan.derived.routes;
@@ -181,7 +182,7 @@ fn routes(plan: &Plan, out: &mut Collect<'_>) {
             let found = of(&route.tenant, route.batch, route.lanes, route.threads, route.share_permille);
             at.expect(expected == found, || format!("expected what is authored, {expected}, found {found}"));
         }
-        check_route(route, origin.map(|(_, r)| r), &plan.derived.machine, &mut at);
+        check_route(route, origin.map(|(_, r)| r), &plan.derived.machine, rebuild, &mut at);
     }
 }
 
@@ -217,18 +218,11 @@ fn threads(plan: &Plan, out: &mut Collect<'_>) {
 /// Routes kept resident together: a warning, for weights may be shared between routes of one tenant.
 fn memory(derived: &Derived, out: &mut Collect<'_>) {
     for (d, device) in derived.machine.devices.iter().enumerate() {
-        let held = |r: &Route| {
-            let memory = r.memory.get(d).cloned().unwrap_or_default();
-            memory.weights.0.saturating_add(memory.peak.0.saturating_mul(u64::from(r.lanes)))
-        };
-        let total: u64 = derived.routes.iter().map(held).fold(0, u64::saturating_add);
-        if derived.routes.len() > 1 && total > device.memory.0 {
+        let total: Bytes = derived.routes.iter().map(|r| r.memory_bytes(d)).sum();
+        if derived.routes.len() > 1 && total > device.memory {
             let component = format!("derived.routes on \"{}\"", device.name);
-            out.inside(&component).warning(format!(
-                "all routes at once may need {}, and the device has {}",
-                crate::Bytes(total),
-                device.memory
-            ));
+            out.inside(&component)
+                .warning(format!("all routes at once may need {total}, and the device has {}", device.memory));
         }
     }
 }

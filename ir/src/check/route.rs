@@ -3,16 +3,21 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::Collect;
-use crate::limits::{SEGMENTS_MAX, STEPS_MAX};
-use crate::machine::Machine;
+use crate::arena;
+use crate::limits::{ROUTE_LANES_MAX, SEGMENTS_MAX, STEPS_MAX};
+use crate::machine::{HOST, Machine};
+use crate::order::Order;
 use crate::plan::{Action, AuthoredRoute, Route};
-use crate::units::{Nanos, Time};
+use crate::units::{Bytes, Nanos, Time};
 
-/// Position of the host CPU in every machine.
-const HOST: usize = 0;
-
-/// Checks one route; `authored` is the one it comes from, where there is one.
-pub(super) fn check_route(route: &Route, authored: Option<&AuthoredRoute>, machine: &Machine, out: &mut Collect<'_>) {
+/// Checks one route; `authored` is the one it comes from, where there is one; `rebuild` the command that derives it again.
+pub(super) fn check_route(
+    route: &Route,
+    authored: Option<&AuthoredRoute>,
+    machine: &Machine,
+    rebuild: &str,
+    out: &mut Collect<'_>,
+) {
     let before = out.findings.len();
     segments(route, authored, machine, out);
     for step in 0..route.steps.len() {
@@ -28,17 +33,22 @@ pub(super) fn check_route(route: &Route, authored: Option<&AuthoredRoute>, machi
     out.expect(route.work.len() == machine.devices.len(), || {
         format!("expected the work of {} devices, found {}", machine.devices.len(), route.work.len())
     });
-    if route.steps.len() > STEPS_MAX {
-        return out.error(format!("expected at most {STEPS_MAX} steps, found {}", route.steps.len()));
+    let bounds = [("steps", STEPS_MAX, route.steps.len()), ("lanes", ROUTE_LANES_MAX, route.lane_names.len())];
+    for (what, max, found) in bounds {
+        out.expect(found <= max, || format!("expected at most {max} {what}, found {found}"));
     }
     // What follows indexes by position, and would only repeat in other words what is wrong with them.
     if out.findings[before..].iter().any(|f| f.severity == super::Severity::Error) {
         return;
     }
-    let done_before = happens_before(route);
-    values(route, &done_before, out);
+    let structured = out.findings.len();
+    values(route, &Order::of(route), out);
+    // Values that come or go where they must not have no lives to lay out.
+    if out.findings.len() == structured {
+        needed(route, machine, rebuild, out);
+    }
     timing(route, out);
-    memory(route, machine, out);
+    fits(route, machine, out);
     work(route, machine, out);
 }
 
@@ -133,32 +143,6 @@ fn base(lane: &str) -> &str {
     lane.split_once('#').map_or(lane, |(base, _)| base)
 }
 
-/// For each step, the set of steps that are done before it starts, whatever the durations: by `after` and by the order of
-/// its lane, transitively. As bits.
-struct Before(Vec<Vec<u64>>);
-
-impl Before {
-    /// Whether `earlier` is known to be done before `later` starts.
-    fn done(&self, earlier: usize, later: usize) -> bool {
-        self.0[later][earlier / 64] >> (earlier % 64) & 1 == 1
-    }
-}
-
-fn happens_before(route: &Route) -> Before {
-    let n = route.steps.len();
-    let mut last = vec![None; route.lane_names.len()];
-    let mut before: Vec<Vec<u64>> = Vec::with_capacity(n);
-    for (i, step) in route.steps.iter().enumerate() {
-        let mut set = vec![0u64; n.div_ceil(64)];
-        for p in step.after.iter().copied().chain(last[step.lane].replace(i)) {
-            set.iter_mut().zip(&before[p]).for_each(|(a, b)| *a |= b);
-            set[p / 64] |= 1 << (p % 64);
-        }
-        before.push(set);
-    }
-    Before(before)
-}
-
 /// A value on a device.
 type Place = (usize, usize);
 
@@ -171,7 +155,7 @@ enum Source {
 
 /// Every value is on the device that reads it, from a step known to be done; outputs end on the host; nothing is freed before
 /// its last reader or twice.
-fn values(route: &Route, before: &Before, out: &mut Collect<'_>) {
+fn values(route: &Route, order: &Order, out: &mut Collect<'_>) {
     let mut sources: BTreeMap<Place, Source> = route.inputs.iter().map(|t| ((*t, HOST), Source::Fed)).collect();
     let mut reads: BTreeMap<Place, Vec<usize>> = BTreeMap::new();
     let name = |t: usize| route.tensors[t].name.as_str();
@@ -190,7 +174,7 @@ fn values(route: &Route, before: &Before, out: &mut Collect<'_>) {
             reads.entry((t, d)).or_default().push(i);
             match sources.get(&(t, d)) {
                 None => at.error(format!("reads \"{}\" on device {d}, where no earlier step brings it", name(t))),
-                Some(Source::Made(p)) if !before.done(*p, i) => {
+                Some(Source::Made(p)) if !order.before(*p, i) => {
                     at.error(format!("reads \"{}\", and does not wait for step {p}, which brings it", name(t)));
                 }
                 Some(_) => {}
@@ -207,12 +191,12 @@ fn values(route: &Route, before: &Before, out: &mut Collect<'_>) {
             format!("expected output \"{}\" on the host, found it elsewhere", name(*t))
         });
     }
-    frees(route, before, &sources, &reads, out);
+    frees(route, order, &sources, &reads, out);
 }
 
 fn frees(
     route: &Route,
-    before: &Before,
+    order: &Order,
     sources: &BTreeMap<Place, Source>,
     reads: &BTreeMap<Place, Vec<usize>>,
     out: &mut Collect<'_>,
@@ -222,7 +206,7 @@ fn frees(
         let mut at = out.inside(&format!("step[{i}]"));
         for key @ (t, d) in &step.frees {
             let name = &route.tensors[*t].name;
-            let known = |p: usize| p == i || before.done(p, i);
+            let known = |p: usize| p == i || order.before(p, i);
             at.expect(freed.insert(*key), || format!("frees \"{name}\" on device {d} again"));
             match sources.get(key) {
                 None => at.error(format!("frees \"{name}\" on device {d}, where it never is")),
@@ -267,20 +251,33 @@ fn timing(route: &Route, out: &mut Collect<'_>) {
     });
 }
 
-fn memory(route: &Route, machine: &Machine, out: &mut Collect<'_>) {
-    let mut weights = vec![0u64; machine.devices.len()];
-    for segment in &route.segments {
-        weights[segment.device] = weights[segment.device].saturating_add(segment.weight_bytes.0);
-    }
-    for (d, (used, device)) in route.memory.iter().zip(&machine.devices).enumerate() {
+/// No number of the route's memory is below what its segments hold and its values need, whatever the interleaving.
+fn needed(route: &Route, machine: &Machine, rebuild: &str, out: &mut Collect<'_>) {
+    let needed = match arena::memory(route) {
+        Ok(needed) => needed,
+        Err(why) => return out.error(why.to_string()),
+    };
+    for ((found, needed), device) in route.memory.iter().zip(needed).zip(&machine.devices) {
         let mut at = out.inside(&format!("memory on \"{}\"", device.name));
-        at.expect(used.weights.0 >= weights[d], || {
-            format!("expected at least the {} bytes of weights its segments hold, found {}", weights[d], used.weights.0)
-        });
-        // Each lane of the host has a batch in flight.
-        let total = used.weights.0.saturating_add(used.peak.0.saturating_mul(u64::from(route.lanes.max(1))));
-        at.expect(total <= device.memory.0, || {
-            format!("expected at most {}, found {} with all lanes in flight", device.memory, crate::Bytes(total))
+        let mut least = |what: &str, found: Bytes, needed: Bytes| {
+            at.expect(found >= needed, || {
+                format!("expected {what} of at least {} bytes, found {}: rebuild with `{rebuild}`", needed.0, found.0)
+            });
+        };
+        least("weights", found.weights, needed.weights);
+        least("an arena", found.arena, needed.arena);
+        least("engine-owned values", found.owned, needed.owned);
+        least("a workspace", found.workspace, needed.workspace);
+    }
+}
+
+/// What the route says it needs fits into the devices.
+fn fits(route: &Route, machine: &Machine, out: &mut Collect<'_>) {
+    for (d, device) in machine.devices.iter().enumerate() {
+        let total = route.memory_bytes(d);
+        out.inside(&format!("memory on \"{}\"", device.name)).expect(total <= device.memory, || {
+            let batches = route.batches_in_flight();
+            format!("expected at most {}, found {total} with {batches} batches in flight", device.memory)
         });
     }
 }

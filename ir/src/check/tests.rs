@@ -191,7 +191,7 @@ fn sound(seed: u64) -> (Graph, Plan) {
         segments: vec![],
         lane_names: ["cpu", "gpu0", "cpu>gpu0", "gpu0>cpu"].map(String::from).to_vec(),
         steps: vec![],
-        memory: vec![MemoryUse { weights: Bytes(1000), peak: Bytes(1000) }; 2],
+        memory: vec![MemoryUse::default(); 2],
         work: vec![],
         prediction: Prediction::default(),
     };
@@ -201,6 +201,7 @@ fn sound(seed: u64) -> (Graph, Plan) {
     }
     let mut route = draft.finish();
     let placed = |d: usize| -> Vec<NodeId> { graph.node_ids().filter(|n| labels[n.index()] == d).collect() };
+    route.memory = crate::arena::memory(&route).unwrap();
     route.work = (0..2).map(|d| device_work(&graph, &placed(d), 2)).collect();
     let authored = Authored {
         objective: Objective::Latency,
@@ -278,8 +279,7 @@ fn is_copy(step: &Step) -> bool {
 
 #[test]
 fn each_fault_of_a_route_is_found() {
-    type Fault = (&'static str, fn(&mut Route));
-    let faults: [Fault; 30] = [
+    let faults: [Fault; 29] = [
         ("expected one of 4 lanes", |r| r.steps[0].lane = 9),
         ("expected to wait for earlier steps", |r| r.steps[0].after = vec![0]),
         ("expected one of", |r| first(r, |s| !is_copy(s)).action = Action::Run(99)),
@@ -321,8 +321,7 @@ fn each_fault_of_a_route_is_found() {
         ("expected to free one of", |r| r.steps[0].frees.push((99, 0))),
         ("expected the makespan", |r| r.prediction.makespan = Nanos(1)),
         ("expected the lanes' busy times", |r| r.prediction.busy[1] = Nanos(1)),
-        ("with all lanes in flight", |r| r.memory[1].peak = Bytes(1 << 29)),
-        ("bytes of weights its segments hold", |r| r.memory[0].weights = Bytes(0)),
+        ("expected at most 256 lanes, found 257", |r| r.lane_names.resize(257, "cpu".into())),
         ("expected memory of 2 devices", |r| r.memory.truncate(1)),
         ("expected the work of 2 devices", |r| r.work.truncate(1)),
         ("operators of its segments", |r| r.work[0].operators += 1),
@@ -339,6 +338,12 @@ fn each_fault_of_a_route_is_found() {
             r.segments[0].part = 99;
         }),
     ];
+    each_is_found(&faults);
+}
+
+type Fault = (&'static str, fn(&mut Route));
+
+fn each_is_found(faults: &[Fault]) {
     for (expected, fault) in faults {
         // Some faults need a plan of another shape: any seed that shows the message will do.
         let shown = (0..60).any(|seed| {
@@ -351,6 +356,19 @@ fn each_fault_of_a_route_is_found() {
         });
         assert!(shown, "nothing says \"{expected}\"");
     }
+}
+
+#[test]
+fn memory_that_says_too_little_or_is_too_much_is_found() {
+    each_is_found(&[
+        ("with 5 batches in flight", |r| r.memory[1].arena = Bytes(1 << 29)),
+        ("expected weights of at least", |r| r.memory[0].weights = Bytes(2)),
+        ("expected an arena of at least", |r| r.memory[0].arena = Bytes(63)),
+        ("bytes, found 63: rebuild with `tandem plan --from p.yaml", |r| r.memory[0].arena = Bytes(63)),
+        ("expected engine-owned values of at least", |r| r.tensors[0].dims = None),
+        ("expected a workspace of at least 1 bytes, found 0", |r| r.memory[0].workspace = Bytes(0)),
+        ("expected values of less than 2^64 bytes in all", |r| r.tensors[0].dims = Some(vec![u64::MAX])),
+    ]);
 }
 
 #[test]

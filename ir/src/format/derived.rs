@@ -95,7 +95,10 @@ struct PredictionTwin {
 struct MemoryTwin {
     device: Ref,
     weight_bytes: u64,
-    peak_bytes: u64,
+    arena_bytes: u64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    owned_bytes: u64,
+    workspace_bytes: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -252,7 +255,9 @@ fn route_twin(r: &Route, devices: &[&str]) -> RouteTwin {
     let memory = |(i, m): (usize, &MemoryUse)| MemoryTwin {
         device: refer(devices, i),
         weight_bytes: m.weights.0,
-        peak_bytes: m.peak.0,
+        arena_bytes: m.arena.0,
+        owned_bytes: m.owned.0,
+        workspace_bytes: m.workspace.0,
     };
     let work = |(i, w): (usize, &DeviceWork)| WorkTwin {
         device: refer(devices, i),
@@ -365,7 +370,12 @@ impl RouteTwin {
         let mut memory = Vec::with_capacity(self.memory.len());
         for (i, m) in self.memory.into_iter().enumerate() {
             in_order(m.device, i, devices).map_err(|f| f.under("device").item("memory", i))?;
-            memory.push(MemoryUse { weights: Bytes(m.weight_bytes), peak: Bytes(m.peak_bytes) });
+            memory.push(MemoryUse {
+                weights: Bytes(m.weight_bytes),
+                arena: Bytes(m.arena_bytes),
+                owned: Bytes(m.owned_bytes),
+                workspace: Bytes(m.workspace_bytes),
+            });
         }
         let mut work = Vec::with_capacity(self.work.len());
         for (i, w) in self.work.into_iter().enumerate() {

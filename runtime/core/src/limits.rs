@@ -2,9 +2,8 @@
 
 use tandem_ir::Nanos;
 
-/// Batches of one route in flight at once. Two hide the transfers, one more a lane hides jitter; beyond 64 the memory
-/// of the batches, not their number, is what runs out. Bounds every queue: a batch submits each of its steps once.
-pub const BATCHES_IN_FLIGHT_MAX: usize = 64;
+/// Batches of one route in flight at once. Bounds every queue: a batch submits each of its steps once.
+pub use tandem_ir::limits::BATCHES_IN_FLIGHT_MAX;
 
 /// Batches of one emulation: a second of a 1 MHz route, and a few megabytes of results.
 pub const BATCHES_MAX: usize = 1_000_000;

@@ -2,18 +2,17 @@
 //!
 //! A value (tensor, device) is alive from the start of the step that writes it there (graph inputs: from the beginning,
 //! in the host's memory) to the end of the step that frees it. A segment's workspace is alive while it runs. Weights
-//! are kept apart ([`MemoryUse::weights`](tandem_ir::plan::MemoryUse)), for all batches share them. Of two steps that
+//! are kept apart ([`MemoryUse::weights`]), for all batches share them. Of two steps that
 //! meet in a moment, the one that ends is handled first.
 //!
-//! Here a route is played as it went. Where its values lie, safe for every way it may go, is [`tandem_ir::arena`]'s.
+//! Here a route is played as it went. Where its values lie, and what the plan says of it, is safe for every way it may go
+//! and [`tandem_ir::arena`]'s.
 
 use std::fmt;
 
-use tandem_ir::plan::{Action, Route};
+use tandem_ir::machine::HOST;
+use tandem_ir::plan::{Action, MemoryUse, Route};
 use tandem_ir::{Bytes, Time};
-
-/// Position of the host CPU in every machine.
-const HOST: usize = 0;
 
 /// When a step ran.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -98,9 +97,9 @@ pub fn peak(route: &Route, spans: &[Span]) -> Result<Vec<Bytes>, MemoryError> {
     Ok(alive.peak)
 }
 
-/// Devices whose peak is above what the route's memory says.
+/// Devices whose peak is above what the route's memory says for one batch ([`MemoryUse::peak`]).
 pub fn excess(route: &Route, peak: &[Bytes]) -> Vec<Excess> {
-    let planned = route.memory.iter().map(|m| m.peak).chain(std::iter::repeat(Bytes::ZERO));
+    let planned = route.memory.iter().map(MemoryUse::peak).chain(std::iter::repeat(Bytes::ZERO));
     let both = peak.iter().zip(planned).enumerate();
     both.filter(|(_, (found, planned))| *found > planned)
         .map(|(device, (found, planned))| Excess { device, planned, found: *found })

@@ -65,7 +65,6 @@ pub fn chain(tenant: &str, batch: u64, stages: &[Stage<'_>]) -> Route {
         let after = if i == 0 { vec![] } else { vec![i - 1] };
         steps.push(Step { lane, action, after, duration: *duration, frees });
     }
-    let peak = MemoryUse { weights: Bytes::ZERO, peak: bytes * 2 };
     Route {
         tenant: tenant.to_owned(),
         batch,
@@ -78,7 +77,7 @@ pub fn chain(tenant: &str, batch: u64, stages: &[Stage<'_>]) -> Route {
         segments,
         lane_names,
         steps,
-        memory: vec![peak; 2],
+        memory: vec![MemoryUse { arena: bytes * 2, ..MemoryUse::default() }; 2],
         work: vec![],
         prediction: Prediction::default(),
     }

@@ -62,8 +62,7 @@ pub fn there_and_back() -> Route {
     let mut route = route(4, tensors, segments, steps);
     route.inputs = vec![0];
     route.outputs = vec![2];
-    route.memory[0].peak = Bytes(1140);
-    route.memory[1].peak = Bytes(52);
+    route.memory = tandem_ir::arena::memory(&route).unwrap();
     route
 }
 
