@@ -356,6 +356,11 @@ pub enum BenchSuite {
         #[command(flatten)]
         common: BenchCommon,
     },
+    /// Transfers hidden behind compute: pipelined and serial against the busiest lane, on the emulator in wall time
+    Overlap {
+        #[command(flatten)]
+        common: BenchCommon,
+    },
     /// The minimum cut and the search against graph size
     Planner {
         #[command(flatten)]

@@ -63,6 +63,8 @@ pub struct RunOutput {
     pub steps: Vec<(u64, u64)>,
     /// From the call of `run` until the outputs were there, in nanoseconds.
     pub total_ns: u64,
+    /// Bytes that copy steps moved from one memory to another: those of the tensors at boundaries between devices.
+    pub bytes_copied: u64,
     /// What computed on each device of the machine, by position: `ort 1.31.1, 2 threads`, `numeric emulator over ort
     /// ..`; empty for a device the route does not use.
     pub devices: Arc<[String]>,
@@ -148,6 +150,7 @@ impl RouteRunner {
     pub fn run(&mut self, inputs: Vec<Value>) -> Result<RunOutput, RunError> {
         let begin = Instant::now();
         self.work.check_inputs(&inputs)?;
+        let before = self.work.bytes_copied();
         self.work.put_inputs(0, &inputs)?;
         let mut execution = match self.execution.take() {
             Some(execution) => execution,
@@ -162,6 +165,13 @@ impl RouteRunner {
         };
         self.work.clear(0);
         let total_ns = begin.elapsed().as_nanos() as u64;
-        Ok(RunOutput { outputs: result?, steps: done.times, total_ns, devices: self.work.devices.clone() })
+        let bytes_copied = self.work.bytes_copied() - before;
+        Ok(RunOutput {
+            outputs: result?,
+            steps: done.times,
+            total_ns,
+            bytes_copied,
+            devices: self.work.devices.clone(),
+        })
     }
 }

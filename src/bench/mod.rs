@@ -3,6 +3,7 @@
 //! Every line is the median of interleaved rounds with a 95 % bootstrap interval, both ends printed. A target holds when the
 //! interval's better end meets it.
 
+mod overlap;
 mod planner;
 mod profile;
 mod runtime;
@@ -58,6 +59,7 @@ pub fn run(context: &Context, args: &BenchArgs) -> Result<()> {
         BenchSuite::Runtime { models, threads, common } => {
             finish(runtime::run(context, models, *threads, common)?, common)
         }
+        BenchSuite::Overlap { common } => finish(overlap::run(context, common)?, common),
         BenchSuite::Planner { common } => finish(planner::run(common)?, common),
         BenchSuite::Profile { models, batch, threads, common } => {
             finish(profile::run(context, models, batch, threads, common)?, common)

@@ -242,6 +242,7 @@ fn show(args: &RunArgs, plan: &Plan, route: &Route, runs: &[RunOutput], compared
         "devices": plan.derived.machine.devices.iter().map(|d| &d.name).zip(&devices).collect::<Vec<_>>(),
         "runs": runs.len(),
         "measured_ns": total.0,
+        "bytes_copied": runs.last().map_or(0, |r| r.bytes_copied),
         "predicted_makespan_ns": route.prediction.makespan.0,
         "steps": steps.iter().map(|(name, p, m)| json!({"step": name, "predicted_ns": p.0, "measured_ns": m.0})).collect::<Vec<_>>(),
         "verified": compared.map(|Verified { with, comparison: c }| json!({

@@ -1,6 +1,7 @@
 //! A route that is loaded: sessions for its segments, and memory for the batches in flight.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tandem_ir::plan::{Action, Route};
 use tandem_ir::{Machine, TensorId};
@@ -61,6 +62,8 @@ pub(super) struct Work {
     pub(super) devices: Arc<[String]>,
     /// What people should know of how it was loaded.
     pub(super) notes: Vec<String>,
+    /// Bytes that copy steps moved so far.
+    copied: AtomicU64,
 }
 
 impl Work {
@@ -79,7 +82,8 @@ impl Work {
         let (ports, inputs) = ports(&route, model)?;
         let outputs = sources(&route, model)?;
         let devices = hosts.iter().map(|h| h.description.clone()).collect();
-        Ok(Self { route, pieces, rings, inputs, ports, outputs, devices, notes })
+        let copied = AtomicU64::new(0);
+        Ok(Self { route, pieces, rings, inputs, ports, outputs, devices, notes, copied })
     }
 
     /// Checks inputs, in the order of the graph's, against what the route states.
@@ -144,6 +148,11 @@ impl Work {
         self.outputs.iter().map(output).collect()
     }
 
+    /// Bytes that copy steps moved so far, from one memory to another.
+    pub(super) fn bytes_copied(&self) -> u64 {
+        self.copied.load(Ordering::Relaxed)
+    }
+
     /// Forgets all values of a set.
     pub(super) fn clear(&self, ring: usize) {
         self.rings[ring].iter().for_each(|space| space.clear());
@@ -166,7 +175,10 @@ impl Work {
                 piece.frees.iter().for_each(|value| space.free(*value));
             }
             Action::Copy { tensor, from, to } => {
-                let copied = spaces[from].get(tensor).and_then(|value| spaces[to].put(tensor, value));
+                let copied = spaces[from].get(tensor).and_then(|value| {
+                    self.copied.fetch_add(bytes_of(&value), Ordering::Relaxed);
+                    spaces[to].put(tensor, value)
+                });
                 copied.map_err(|e| (self.copy_label(tensor, from, to), e))?;
             }
             Action::Barrier => {}
@@ -187,6 +199,16 @@ impl Work {
             Action::Copy { tensor, from, to } => self.copy_label(tensor, from, to),
             Action::Barrier => format!("step {step}"),
         }
+    }
+}
+
+/// Bytes of the numbers in a value.
+fn bytes_of(value: &Value) -> u64 {
+    match value {
+        Value::Tensor(tensor) => tensor.bytes().len() as u64,
+        Value::Sequence(items) => items.iter().map(bytes_of).sum(),
+        Value::Optional(held) => held.as_deref().map_or(0, bytes_of),
+        Value::Map(pairs) => pairs.iter().map(|(k, v)| bytes_of(k) + bytes_of(v)).sum(),
     }
 }
 

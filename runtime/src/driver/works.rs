@@ -187,10 +187,10 @@ impl Works {
         &self.routes[route].work.devices
     }
 
-    /// Bytes copied on the host so far to gather requests into batches and to split batches: what engines copy themselves
-    /// is not among them.
+    /// Bytes copied so far: to gather requests into batches and to split batches, and by copy steps between memories. What
+    /// engines copy themselves is not among them.
     pub fn bytes_copied(&self) -> u64 {
-        self.copied.load(Ordering::Relaxed)
+        self.copied.load(Ordering::Relaxed) + self.routes.iter().map(|r| r.work.bytes_copied()).sum::<u64>()
     }
 
     /// Where the batch is in each input and each output of a route's tenant.

@@ -114,13 +114,9 @@ fn overlapped(mode: Mode, view: &View<'_>) -> Decision {
     if view.computing < view.servers {
         return Decision::Close(rows, Close::Idle);
     }
-    if view.computing > view.servers {
-        // One batch is uploaded already; the next would only wait behind it.
-        return Decision::Wait;
-    }
     // Flow waits for the upload's moment even when its target is reached: whoever comes until then may as well come along
-    // (docs/decisions/0006).
-    if view.rows >= capacity {
+    // (docs/decisions/0006). Only a batch that cannot grow goes as soon as it has buffers.
+    if view.rows >= capacity && (mode == Mode::Flow || view.computing <= view.servers) {
         return Decision::Close(rows, Close::Early);
     }
     let due = view.free_at.0.saturating_sub(view.lines.up.at(rows as f64) as u64);
