@@ -50,10 +50,11 @@ impl Scheduler {
         let ends = of.classes.iter().filter(|c| c.capacity > 0).map(|c| {
             let lines = c.fit.lines();
             let ahead = (of.rows + rows) * c.share.max(1) / part.max(1);
-            let batches = ahead.div_ceil(c.capacity).max(1).div_ceil(c.servers as u64);
+            let capacity = if of.alone { rows } else { c.capacity };
+            let batches = ahead.div_ceil(capacity).max(1).div_ceil(c.servers as u64);
             let wait = c.free_at(self.now).0.saturating_sub(self.now.0) as f64;
-            let last = ahead.min(c.capacity) as f64;
-            wait + (batches - 1) as f64 * lines.calc.at(c.capacity as f64) + lines.calc.at(last) + lines.down.at(last)
+            let last = ahead.min(capacity) as f64;
+            wait + (batches - 1) as f64 * lines.calc.at(capacity as f64) + lines.calc.at(last) + lines.down.at(last)
         });
         ends.fold(f64::INFINITY, f64::min) > slo.0 as f64
     }
@@ -86,7 +87,7 @@ impl Scheduler {
         self.groups[group].timer = Time(u64::MAX);
         while let Some(first) = self.first(group) {
             let of = &self.groups[group];
-            let (rows, oldest, alone) = {
+            let (rows, oldest, failed) = {
                 let r = self.requests.get(first);
                 (u64::from(r.rows), r.arrived, r.failures > 0)
             };
@@ -99,16 +100,20 @@ impl Scheduler {
                 self.reply(first, Outcome::Unavailable);
                 continue;
             };
-            let view = of.view(class, self.now, oldest, self.draining);
+            let mut view = of.view(class, self.now, oldest, self.draining);
+            if of.alone {
+                // To the policy it is all there is, and all there is room for.
+                (view.rows, view.capacity) = (rows, rows);
+            }
             // A request that has failed before runs alone, as soon as there is room.
-            let decision = match alone {
+            let decision = match failed {
                 true if view.computing > view.servers => Decision::Wait,
                 true => Decision::Close(rows, Close::Idle),
                 false => batcher::decide(&of.policy, &view),
             };
             match decision {
                 Decision::Close(most, why) => {
-                    if !self.close(group, class, if alone { rows } else { most.max(rows) }, why) {
+                    if !self.close(group, class, if failed || of.alone { rows } else { most.max(rows) }, why) {
                         return;
                     }
                 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tandem_ir::plan::{Plan, Policy, Route, Serving};
+use tandem_ir::plan::{BoundDim, Plan, Policy, Route, Serving, Tenant};
 use tandem_ir::{DeviceKind, Nanos};
 
 use crate::limits::{DEVICES_MAX, GROUPS_MAX, LANES_MAX, QUEUE_MAX};
@@ -37,6 +37,8 @@ pub struct GroupSpec {
     pub millirate: Option<u64>,
     /// Its routes, as positions in [`Setup::routes`].
     pub routes: Vec<usize>,
+    /// Each of its requests is a batch of its own: they could differ in an input that a batch has once.
+    pub alone: bool,
 }
 
 /// Everything a scheduler decides about.
@@ -116,13 +118,14 @@ impl Setup {
         }
         let Serving { policy, queue_max } = &plan.authored.serving;
         let routes: Vec<Arc<Route>> = plan.derived.routes.iter().map(|r| Arc::new(r.clone())).collect();
-        let group = |slo, tenant: &tandem_ir::plan::Tenant| GroupSpec {
+        let group = |slo, tenant: &Tenant| GroupSpec {
             name: tenant.name.clone(),
             policy: policy.clone(),
             slo,
             queue_max: queue_max.map_or(QUEUE_MAX, |n| n as usize),
             millirate: tenant.millirate,
             routes: (0..routes.len()).filter(|r| routes[*r].tenant == tenant.name).collect(),
+            alone: routes.iter().any(|r| r.tenant == tenant.name && !reads_rows_only(r, tenant)),
         };
         let applications = plan.authored.applications.iter();
         let groups = applications.flat_map(|a| a.tenants.iter().map(move |t| (a.slo, t))).map(|(s, t)| group(s, t));
@@ -177,4 +180,12 @@ impl Setup {
         }
         Ok(())
     }
+}
+
+/// Whether every input that a route reads has an axis for the batch.
+fn reads_rows_only(route: &Route, tenant: &Tenant) -> bool {
+    let has_rows = |name: &str| {
+        tenant.shapes.get(name).is_some_and(|dims| dims.iter().any(|dim| matches!(dim, BoundDim::Batch(_))))
+    };
+    route.inputs.iter().all(|value| has_rows(&route.tensors[*value].name))
 }

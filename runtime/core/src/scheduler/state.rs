@@ -60,6 +60,8 @@ pub(super) struct Group {
     pub(super) policy: Policy,
     pub(super) slo: Option<Nanos>,
     pub(super) queue_max: usize,
+    /// Each request is a batch of its own.
+    pub(super) alone: bool,
     pub(super) queue: List,
     /// Requests in the queue.
     pub(super) waiting: usize,
@@ -109,6 +111,7 @@ impl Group {
             policy: spec.policy.clone(),
             slo: spec.slo,
             queue_max: spec.queue_max,
+            alone: spec.alone,
             queue: List::EMPTY,
             waiting: 0,
             rows: 0,

@@ -111,6 +111,7 @@ struct Flight {
 pub struct Checker {
     policies: Vec<Policy>,
     batch_max: Vec<u64>,
+    alone: Vec<bool>,
     group_of: Vec<usize>,
     depth: Vec<usize>,
     device_of: Vec<usize>,
@@ -140,6 +141,7 @@ impl Checker {
         Self {
             policies: setup.groups.iter().map(|g| g.policy.clone()).collect(),
             batch_max: setup.groups.iter().map(|g| largest(g).unwrap_or(0)).collect(),
+            alone: setup.groups.iter().map(|g| g.alone).collect(),
             group_of,
             depth: setup.queues().map(|q| q.depth).collect(),
             device_of: setup.queues().map(|q| q.device).collect(),
@@ -283,6 +285,9 @@ impl Checker {
             } else {
                 self.returned(*id)?;
             }
+        }
+        if self.alone[group] && members.len() > 1 {
+            return self.broken("what cannot share a batch does not", format!("{} in {ticket:?}", members.len()));
         }
         let batch = scheduler.route(ticket.route).batch;
         if members.is_empty() || u64::from(row) > batch || batch > self.batch_max[group] {

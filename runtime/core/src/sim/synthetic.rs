@@ -96,6 +96,7 @@ pub fn device(lines: &Lines, batch_max: u64, policy: Policy) -> Setup {
         queue_max: QUEUE_MAX,
         millirate: None,
         routes: (0..routes.len()).collect(),
+        alone: false,
     };
     Setup { lanes: lanes(1), routes: routes.into_iter().map(Arc::new).collect(), groups: vec![group], devices: 2 }
 }

@@ -40,7 +40,8 @@ pub fn world(seed: u64) -> Seeded {
         let queue_max = [4, 32, 4096][rng.below(3) as usize];
         let millirate = (rng.below(2) == 0).then(|| 1000 * (1 + rng.below(2000)));
         let policy = policy(&mut rng);
-        groups.push(GroupSpec { name, policy, slo, queue_max, millirate, routes: (first..routes.len()).collect() });
+        let (routes, alone) = ((first..routes.len()).collect(), seed % 8 == 7);
+        groups.push(GroupSpec { name, policy, slo, queue_max, millirate, routes, alone });
         let rate = (1 + rng.below(1500)) as f64;
         let spec = match rng.below(3) {
             0 => ArrivalSpec::Uniform(rate),

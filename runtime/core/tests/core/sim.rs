@@ -134,3 +134,22 @@ fn rules_for_rising_and_falling_rates_are_counted() {
         "{flow:?}"
     );
 }
+
+/// Where requests may differ in what a batch has once, each is a batch: none waits for company that never comes.
+#[test]
+fn requests_that_cannot_share_a_batch_do_not() {
+    let delay = Policy::Fixed { preferred: vec![], queue_delay: Nanos(50_000_000) };
+    for policy in [delay, Policy::AdtSerial, Policy::AdtSlide, Policy::AdtFlow] {
+        let mut setup = synthetic::device(&lines(), 8, policy.clone());
+        setup.groups[0].alone = true;
+        let arrivals = Arrivals::new(&"poisson:100".parse().expect("arrivals"), 1).expect("no trace");
+        let options = WorldOptions { duration: Nanos(10_000_000_000), check: true, ..WorldOptions::default() };
+        let found = simulate(&setup, vec![Workload::new(0, arrivals)], &options).expect("a world").groups.remove(0);
+        assert_eq!(found.counters.batches(), found.counters.done, "{policy:?}");
+        assert!(
+            ms(found.latency.permille(100)) < 8.0,
+            "{policy:?}: nothing waits for a lone request: {}",
+            found.latency.permille(100)
+        );
+    }
+}
