@@ -366,6 +366,17 @@ pub enum BenchSuite {
         #[command(flatten)]
         common: BenchCommon,
     },
+    /// Two tenants in one process, on cores of their own against the engine's own options
+    Tenants {
+        /// Model of both
+        #[arg(long, default_value = "zoo:mlp-mid")]
+        model: String,
+        /// Batch of both
+        #[arg(long, default_value_t = 8)]
+        batch: u64,
+        #[command(flatten)]
+        common: BenchCommon,
+    },
     /// Whole models predicted from per-operator samples alone, against the whole models
     Profile {
         /// Models to measure (default: the zoo's full-size ones)

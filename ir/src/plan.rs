@@ -350,8 +350,8 @@ pub struct Route {
 }
 
 impl Route {
-    /// Position of the busiest lane, which batches follow each other on; of lanes equally busy, of the last, for what is in
-    /// front of it can overlap.
+    /// Position of the busiest lane, which batches follow each other on; of lanes equally busy, of the last that runs
+    /// segments, for what is in front of it can overlap.
     pub fn busiest_lane(&self) -> usize {
         let mut busy = vec![Nanos::ZERO; self.lane_names.len()];
         for step in &self.steps {
@@ -359,7 +359,8 @@ impl Route {
                 *busy += step.duration;
             }
         }
-        (0..busy.len()).max_by_key(|l| busy[*l]).unwrap_or(0)
+        let runs = |l: usize| self.steps.iter().any(|s| s.lane == l && matches!(s.action, Action::Run(_)));
+        (0..busy.len()).max_by_key(|l| (busy[*l], runs(*l), *l)).unwrap_or(0)
     }
 
     /// Batches of this route that are in flight at once, each with an arena of its own on every device. One a lane that the

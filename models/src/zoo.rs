@@ -5,7 +5,7 @@
 //! Invariants: a model's bytes depend on its name, the seed and [`BUILDER_VERSION`] alone; a file under its final name
 //! is complete.
 
-use crate::arch::{alexnet, bert, branchy, control, gpt2, inception, lstm, mobilenet, qdq, resnet, ssd, vgg};
+use crate::arch::{alexnet, bert, branchy, control, gpt2, inception, lstm, mlp, mobilenet, qdq, resnet, ssd, vgg};
 use crate::error::ModelsError;
 use crate::graph::Graph;
 use crate::weights::Weights;
@@ -255,6 +255,18 @@ static ZOO: &[ZooModel] = &[
         &[],
         |g| qdq::build(g, &qdq::RESNET18),
         "ResNet-18 quantised to 8 bits in QDQ form; input [batch, 3, 224, 224], output [batch, 1000]",
+    ),
+    model(
+        "mlp-mid",
+        &[],
+        |g| mlp::build(g, &mlp::MID),
+        "Perceptron of 256, 2048, 2048 and 16; input [batch, 256], output [batch, 16]",
+    ),
+    model(
+        "mlp-small",
+        &[],
+        |g| mlp::build(g, &mlp::SMALL),
+        "Perceptron of 16, 64 and 16; input [batch, 16], output [batch, 16]",
     ),
     model(
         "tiny-vgg",

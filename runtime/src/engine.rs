@@ -3,15 +3,18 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tandem_ir::DType;
+use tandem_ir::{Bytes, DType};
 use tandem_onnx::cut::SegmentImage;
 use tandem_onnx::inspect::PlainNode;
 use tandem_onnx::value::Value;
 
+use crate::device::accelerator::{Accelerator, Resident, Stream};
+
 /// How a segment is prepared.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SessionOptions {
-    /// Threads that one run may use, the calling one included.
+    /// Threads that one run may use, the calling one included; 0: as many as the engine itself would take, waiting as it
+    /// would for more work. That is for comparisons.
     pub threads: u32,
     /// Whether the engine may rewrite the graph (fusion, layout, folding). Off for runs that are observed.
     pub optimize: bool,
@@ -80,6 +83,11 @@ pub trait Session: Send + Sync {
         vec![]
     }
 
+    /// Itself, where it can run on values in an accelerator's memory.
+    fn resident(&self) -> Option<&dyn Resident> {
+        None
+    }
+
     /// Ends profiling and returns the engine's own timing of all runs since it was loaded; `None` where
     /// `SessionOptions::profile` was off or the engine has none.
     fn end_profile(&self) -> Result<Option<EngineProfile>, EngineError> {
@@ -93,6 +101,10 @@ pub trait Engine: Send + Sync {
     fn name(&self) -> &str;
     /// Its version, as it states it.
     fn version(&self) -> &str;
+    /// The accelerator that its sessions run on, and the stream of it; `None`: the host.
+    fn runs_on(&self) -> Option<(Arc<dyn Accelerator>, Stream)> {
+        None
+    }
     /// Prepares a segment.
     ///
     /// # Errors
@@ -129,6 +141,24 @@ pub enum EngineError {
     /// It lacks an operator, type or opset.
     #[error("{engine} cannot run this: {why}")]
     Unsupported {
+        /// Which one.
+        engine: String,
+        /// Its words.
+        why: String,
+    },
+    /// Memory has run out.
+    #[error("{engine}: out of memory: {why}")]
+    OutOfMemory {
+        /// Which one.
+        engine: String,
+        /// How much was asked for; zero where it does not say.
+        needed: Bytes,
+        /// Its words.
+        why: String,
+    },
+    /// What it runs on is gone, for this process at least.
+    #[error("{engine}: lost: {why}")]
+    Lost {
         /// Which one.
         engine: String,
         /// Its words.

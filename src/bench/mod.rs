@@ -8,6 +8,7 @@ mod planner;
 mod profile;
 mod runtime;
 pub mod stats;
+mod tenants;
 
 use anyhow::Result;
 use serde::Serialize;
@@ -61,6 +62,7 @@ pub fn run(context: &Context, args: &BenchArgs) -> Result<()> {
         }
         BenchSuite::Overlap { common } => finish(overlap::run(context, common)?, common),
         BenchSuite::Planner { common } => finish(planner::run(common)?, common),
+        BenchSuite::Tenants { model, batch, common } => finish(tenants::run(context, model, *batch, common)?, common),
         BenchSuite::Profile { models, batch, threads, common } => {
             finish(profile::run(context, models, batch, threads, common)?, common)
         }

@@ -51,7 +51,7 @@ pub fn run(context: &Context, models: &[String], threads: Option<u32>, common: &
 }
 
 /// This machine's host alone, with made-up rates: routes are timed here, not predicted.
-fn machine(context: &Context) -> Result<Machine> {
+pub(super) fn machine(context: &Context) -> Result<Machine> {
     let mut machine = context.this_machine()?;
     machine.devices.truncate(1);
     machine.links.clear();

@@ -7,6 +7,7 @@ pub(crate) mod control;
 pub(crate) mod gpt2;
 pub(crate) mod inception;
 pub(crate) mod lstm;
+pub(crate) mod mlp;
 pub(crate) mod mobilenet;
 pub(crate) mod qdq;
 pub(crate) mod resnet;

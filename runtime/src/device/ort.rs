@@ -294,13 +294,15 @@ fn session_options(options: &SessionOptions) -> Result<Owned<sys::OrtSessionOpti
         true => sys::GraphOptimizationLevel::ORT_ENABLE_ALL,
         false => sys::GraphOptimizationLevel::ORT_DISABLE_ALL,
     };
-    let threads = i32::try_from(options.threads.max(1)).unwrap_or(i32::MAX);
+    let threads = i32::try_from(options.threads).unwrap_or(i32::MAX);
     // SAFETY (this and all below): the options live, and every string outlives its call, which copies it.
     check(unsafe { (api().SetSessionGraphOptimizationLevel)(o, level) })?;
     check(unsafe { (api().SetIntraOpNumThreads)(o, threads) })?;
     check(unsafe { (api().SetInterOpNumThreads)(o, 1) })?;
     check(unsafe { (api().SetSessionExecutionMode)(o, sys::ExecutionMode::ORT_SEQUENTIAL) })?;
-    config(o, "session.force_spinning_stop", "1")?;
+    if threads > 0 {
+        config(o, "session.force_spinning_stop", "1")?;
+    }
     Ok(made)
 }
 

@@ -4,7 +4,7 @@
 //! what batches follow each other on, so that is the compute, and what a batch does before and after overlaps with it.
 
 use tandem_ir::Nanos;
-use tandem_ir::plan::{Action, Route};
+use tandem_ir::plan::Route;
 
 /// Which phase a step belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,14 +35,10 @@ pub struct Phases {
 }
 
 impl Phases {
-    /// The phases of a route whose steps come after earlier ones only. Of lanes equally busy, one that runs segments is
-    /// taken for the busiest, else the last.
+    /// The phases of a route whose steps come after earlier ones only.
     pub fn of(route: &Route) -> Self {
         let steps = &route.steps;
-        let mut busy = vec![Nanos::ZERO; route.lane_names.len()];
-        steps.iter().for_each(|s| busy[s.lane] += s.duration);
-        let runs = |l: usize| steps.iter().any(|s| s.lane == l && matches!(s.action, Action::Run(_)));
-        let busiest = (0..busy.len()).max_by_key(|l| (busy[*l], runs(*l), *l)).unwrap_or(0);
+        let busiest = route.busiest_lane();
         let before = before(route);
         let (mut follows, mut leads) = (vec![false; steps.len()], vec![false; steps.len()]);
         let (mut starts, mut tails) = (vec![Nanos::ZERO; steps.len()], vec![Nanos::ZERO; steps.len()]);
