@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tandem_ir::Nanos;
+
 /// Bytes of one array read from `.npy` or of all arrays read from one `.npz`, after decompression. Inputs of models are
 /// megabytes; above this a header is damaged or hostile.
 pub const NPZ_BYTES_MAX: u64 = 8 << 30;
@@ -37,13 +39,28 @@ pub const SERVER_BODY_RATE_MIN: u64 = 1 << 20;
 /// Wait for a request's head, and grace of its body: what reverse proxies commonly allow.
 pub const SERVER_READ_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How long a client may leave a reply unread: what reverse proxies commonly allow. Until then it holds the reply's
+/// tensors and a connection.
+pub const SERVER_WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Bytes a second that a client must read once its grace ([`SERVER_WRITE_TIMEOUT`]) is used up, as bodies must keep to.
+pub const SERVER_WRITE_RATE_MIN: u64 = SERVER_BODY_RATE_MIN;
+
+/// Threads that connections are served by: one alone can keep engines busy, two keep a long list of connections from
+/// waiting behind one request.
+pub const SERVER_THREADS: usize = 2;
+
+/// Threads that long texts are read and written by: more would take cores from engines, and what waits for one holds
+/// memory that is bounded elsewhere ([`SERVER_BODIES_BYTES_MAX`]).
+pub const SERVER_TEXT_THREADS_MAX: usize = 2;
+
 /// How long a server that is about to end goes on: two or three rounds of whoever checks readiness each second.
 pub const SERVER_DRAIN_DELAY: Duration = Duration::from_secs(3);
 
 /// How long requests in flight may take to finish at the end: most orchestrators kill after as much.
 pub const SERVER_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Pause between looks at whether the last cancelled requests are over; only then does anybody look.
+/// Pause between looks at whether everything is over, once a server is to end; only then does anybody look.
 pub const SERVER_DRAIN_POLL: Duration = Duration::from_millis(5);
 
 /// Connections at once: below the 1,024 open files that processes start with, with room for models and plans.
@@ -80,6 +97,18 @@ pub const SERVER_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Batches a lane remembers as failed, so that their later commands are skipped: as many as can be in flight.
 pub const FAILED_BATCHES_KEPT: usize = tandem_core::limits::BATCHES_IN_FLIGHT_MAX;
+
+/// How long the end of a command on a stream is looked for before its thread sleeps: driver interfaces take some 20-50 us
+/// to wake one, about as long as a small segment computes; longer would take a core from the host's engines.
+pub const MARK_SPIN: Duration = Duration::from_micros(50);
+
+/// Age at which an anchor between an accelerator's clock and the host's is replaced: CUDA tells spans as milliseconds in
+/// single precision, which at a second is still exact to 0.1 us.
+pub const ANCHOR_AGE_MAX: Nanos = Nanos(1_000_000_000);
+
+/// Copies of one value in pinned memory, for replies that are still being written while the next batches come. Beyond it
+/// a value is copied into ordinary memory, for pinned memory is taken from the whole machine.
+pub const PINNED_COPIES_MAX: usize = 4;
 
 /// Runs of each route before it is ready: engines allocate in the first and settle in the second, which is measured.
 pub const WARM_UP_RUNS: u64 = 2;

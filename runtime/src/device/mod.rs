@@ -2,6 +2,7 @@
 //!
 //! An engine (see [`crate::engine`]) prepares segments and runs them; it knows no routes, batches or deadlines.
 
+pub mod cuda;
 pub mod emulated;
 pub mod ort;
 pub mod threaded;
@@ -10,6 +11,8 @@ pub mod tract;
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+
+pub use cuda::accelerator;
 
 use crate::engine::EngineError;
 

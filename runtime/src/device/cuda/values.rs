@@ -1,0 +1,352 @@
+//! The values of one batch in flight in an accelerator's memory, and on their way to and from it.
+//!
+//! Dense values of known shape lie in one arena, each at the offset that [`tandem_ir::arena`] gave it; others are the
+//! engine's, or in blocks of their own. Copies go through pinned host memory: a value that comes from the host is
+//! written there first, a value that goes to the host is handed on where it lies.
+//!
+//! What is begun here is on a stream, and there once the stream has come so far. Whoever calls sees to it that a value
+//! is not asked for on another stream before, and is freed only when all that use it are over.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use tandem_ir::arena::{self, ArenaError};
+use tandem_ir::plan::{Action, Route};
+use tandem_onnx::value::{Buffer, Data, TensorValue, Value};
+
+use super::accelerator::{Accelerator, Block, Bound, Pinned, Place, Stream};
+use crate::engine::{EngineError, Session};
+use crate::limits::PINNED_COPIES_MAX;
+
+/// What a route needs on one accelerator for a batch in flight.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slots {
+    /// Bytes of the arena.
+    pub arena_bytes: u64,
+    /// By value of the route: where in the arena it lies. `None` for what is not on the device, or has no known shape.
+    slots: Vec<Option<Slot>>,
+    /// Bytes of pinned memory by value, for those that come from the host and for those that go there.
+    coming: Vec<(usize, usize)>,
+    going: Vec<(usize, usize)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Slot {
+    offset: u64,
+    dtype: tandem_ir::DType,
+    dims: Arc<[u64]>,
+}
+
+impl Slots {
+    /// Those of a route on the device of this position.
+    ///
+    /// # Errors
+    /// A route whose values have no one life on a device.
+    pub fn of(route: &Route, device: usize) -> Result<Self, ArenaError> {
+        let layout = arena::layout(route)?.into_iter().nth(device).unwrap_or_default();
+        let mut slots = vec![None; route.tensors.len()];
+        for slot in &layout.slots {
+            let tensor = &route.tensors[slot.tensor];
+            if let (Some(dtype), Some(dims)) = (tensor.dtype, &tensor.dims) {
+                slots[slot.tensor] = Some(Slot { offset: slot.offset.0, dtype, dims: dims.as_slice().into() });
+            }
+        }
+        let bytes = |tensor: usize| layout.slot(tensor).map(|slot| (tensor, slot.bytes.0 as usize));
+        let crossing = |side: fn(Action) -> Option<(usize, usize)>| {
+            let mut values: Vec<usize> = route
+                .steps
+                .iter()
+                .filter_map(|s| side(s.action))
+                .filter(|(_, d)| *d == device)
+                .map(|(t, _)| t)
+                .collect();
+            values.sort_unstable();
+            values.dedup();
+            values.into_iter().filter_map(bytes).collect()
+        };
+        let coming = crossing(|action| match action {
+            Action::Copy { tensor, to, .. } => Some((tensor, to)),
+            _ => None,
+        });
+        let going = crossing(|action| match action {
+            Action::Copy { tensor, from, .. } => Some((tensor, from)),
+            _ => None,
+        });
+        Ok(Self { arena_bytes: layout.size.0, slots, coming, going })
+    }
+
+    /// Bytes of pinned host memory that a batch in flight takes at first.
+    pub fn pinned_bytes(&self) -> u64 {
+        self.coming.iter().chain(&self.going).map(|(_, bytes)| *bytes as u64).sum()
+    }
+}
+
+/// The values of one batch in flight.
+pub struct Values {
+    device: String,
+    names: Arc<[String]>,
+    accelerator: Arc<dyn Accelerator>,
+    compute: Stream,
+    /// By value: its place in the arena.
+    places: Vec<Option<Place>>,
+    held: Vec<Mutex<Held>>,
+    /// Of sessions whose values all lie in the arena, by their address.
+    bound: Mutex<HashMap<usize, Box<dyn Bound>>>,
+}
+
+/// What is held for a value.
+#[derive(Default)]
+struct Held {
+    here: Option<Place>,
+    /// A block of its own, where it has no place in the arena.
+    block: Option<Arc<Block>>,
+    /// On its way from the host.
+    coming: Option<Pinned>,
+    /// Copies on the host, each until nobody reads it any more.
+    copies: Vec<Arc<Pinned>>,
+    /// One more, that is never handed on.
+    spare: Option<Arc<Pinned>>,
+    going: Option<Going>,
+}
+
+/// A copy to the host under way.
+struct Going {
+    to: Arc<Pinned>,
+    place: Place,
+    /// Whether the copy may be handed on.
+    handed_on: bool,
+}
+
+/// Part of a copy on the host.
+struct Copied {
+    of: Arc<Pinned>,
+    bytes: usize,
+}
+
+impl AsRef<[u8]> for Copied {
+    fn as_ref(&self) -> &[u8] {
+        &self.of.as_ref().as_ref()[..self.bytes]
+    }
+}
+
+impl Values {
+    /// Room for values of these names, the route's first, with all the memory that is known to be needed. Segments run on
+    /// the stream `compute`.
+    ///
+    /// # Errors
+    /// [`EngineError::OutOfMemory`].
+    pub fn new(
+        device: &str,
+        names: Arc<[String]>,
+        slots: &Slots,
+        accelerator: Arc<dyn Accelerator>,
+        compute: Stream,
+    ) -> Result<Self, EngineError> {
+        // A block of nothing has no address.
+        let arena = accelerator.clone().allocate(slots.arena_bytes.max(1))?;
+        let place = |slot: &Slot| Place::new(arena.clone(), slot.offset, slot.dtype, slot.dims.clone());
+        let mut places: Vec<_> = slots.slots.iter().map(|s| s.as_ref().and_then(place)).collect();
+        places.resize_with(names.len().max(places.len()), || None);
+        let mut held: Vec<Held> = places.iter().map(|_| Held::default()).collect();
+        for (tensor, bytes) in &slots.coming {
+            held[*tensor].coming = Some(accelerator.clone().pin(*bytes)?);
+        }
+        for (tensor, bytes) in &slots.going {
+            held[*tensor].copies.push(Arc::new(accelerator.clone().pin(*bytes)?));
+        }
+        let held = held.into_iter().map(Mutex::new).collect();
+        Ok(Self { device: device.to_owned(), names, accelerator, compute, places, held, bound: Mutex::default() })
+    }
+
+    /// Name of the device.
+    pub fn device(&self) -> &str {
+        &self.device
+    }
+
+    /// The stream that segments run on.
+    pub fn compute(&self) -> Stream {
+        self.compute
+    }
+
+    /// What they are in the memory of.
+    pub fn accelerator(&self) -> &Arc<dyn Accelerator> {
+        &self.accelerator
+    }
+
+    /// Begins to bring a value from the host, on the stream of uploads.
+    ///
+    /// # Errors
+    /// It is no dense tensor, or not of the type and shape that the route states; memory has run out.
+    pub fn begin_put(&self, tensor: usize, value: &Value) -> Result<(), EngineError> {
+        let Value::Tensor(TensorValue { dtype, dims, data: Data::Bytes(bytes) }) = value else {
+            return Err(self.failed(tensor, "is no dense tensor, and cannot be copied there"));
+        };
+        let mut held = self.held(tensor);
+        let place = match &self.places[tensor] {
+            Some(place) if place.dtype() == *dtype && **place.dims() == **dims => place.clone(),
+            Some(place) => {
+                let say = |dtype, dims: &[u64]| format!("{dtype}{dims:?}");
+                let (expected, found) = (say(place.dtype(), place.dims()), say(*dtype, dims));
+                return Err(self.failed(tensor, &format!("is expected as {expected}, and found as {found}")));
+            }
+            None => {
+                let enough = held.block.take().filter(|b| b.bytes() >= bytes.len() as u64);
+                let block = match enough {
+                    Some(block) => block,
+                    None => self.accelerator.clone().allocate(bytes.len().max(1) as u64)?,
+                };
+                held.block = Some(block.clone());
+                let place = Place::new(block, 0, *dtype, dims.as_slice().into());
+                place.ok_or_else(|| self.failed(tensor, "has no size in bytes"))?
+            }
+        };
+        if bytes.len() as u64 != place.bytes() {
+            return Err(self.failed(tensor, "has not as many bytes as its shape says"));
+        }
+        if !bytes.is_empty() {
+            let mut pinned = match held.coming.take().filter(|p| p.bytes() >= bytes.len()) {
+                Some(pinned) => pinned,
+                None => self.accelerator.clone().pin(bytes.len())?,
+            };
+            pinned.fill(bytes);
+            // SAFETY: both memories are held here, and neither is used for anything else before the next batch in this
+            // set of values, which begins when this one's commands are over; a failed command is waited for too.
+            let begun = unsafe { self.accelerator.upload(Stream::Upload, &pinned, &place) };
+            held.coming = Some(pinned);
+            begun?;
+        }
+        held.here = Some(place);
+        Ok(())
+    }
+
+    /// Begins to bring a value to the host, on the stream of downloads.
+    ///
+    /// # Errors
+    /// It is not here; memory has run out.
+    pub fn begin_get(&self, tensor: usize) -> Result<(), EngineError> {
+        let mut held = self.held(tensor);
+        let place = self.here(&held, tensor)?;
+        let (to, handed_on) = self.host_copy(&mut held, place.bytes() as usize)?;
+        if place.bytes() > 0 {
+            // SAFETY: both memories are held by `going`; nobody has the host's but this, and the route lets nobody write
+            // to the value while a copy of it is under way.
+            unsafe { self.accelerator.download(Stream::Download, &place, &to) }?;
+        }
+        held.going = Some(Going { to, place, handed_on });
+        Ok(())
+    }
+
+    /// Pinned memory that nobody reads, and whether it may be handed on.
+    fn host_copy(&self, held: &mut Held, bytes: usize) -> Result<(Arc<Pinned>, bool), EngineError> {
+        let free = |copy: &mut Arc<Pinned>| copy.bytes() >= bytes && Arc::get_mut(copy).is_some();
+        if let Some(at) = held.copies.iter_mut().position(free) {
+            return Ok((held.copies[at].clone(), true));
+        }
+        // Those that are too small are of no use any more.
+        held.copies.retain(|copy| copy.bytes() >= bytes);
+        let further = held.copies.len() < PINNED_COPIES_MAX;
+        if let Some(spare) = held.spare.as_ref().filter(|spare| !further && spare.bytes() >= bytes) {
+            return Ok((spare.clone(), false));
+        }
+        let pinned = Arc::new(self.accelerator.clone().pin(bytes)?);
+        match further {
+            true => held.copies.push(pinned.clone()),
+            false => held.spare = Some(pinned.clone()),
+        }
+        Ok((pinned, further))
+    }
+
+    /// The value on the host, once the copy that was begun is there.
+    ///
+    /// # Errors
+    /// No copy was begun.
+    pub fn end_get(&self, tensor: usize) -> Result<Value, EngineError> {
+        let going = self.held(tensor).going.take();
+        let going = going.ok_or_else(|| self.failed(tensor, "is waited for, and no copy of it was begun"))?;
+        let Going { to, place, handed_on } = going;
+        let copied = Copied { of: to, bytes: place.bytes() as usize };
+        let bytes: Buffer = match handed_on {
+            true => Buffer::shared(Arc::new(copied)),
+            false => copied.as_ref().to_vec().into(),
+        };
+        Ok(Value::Tensor(TensorValue { dtype: place.dtype(), dims: place.dims().to_vec(), data: Data::Bytes(bytes) }))
+    }
+
+    /// Begins to run a segment on values that are here, on its stream. The same session is always given the same
+    /// values, and outlives these.
+    ///
+    /// # Errors
+    /// A value is not here; the session cannot run here; what its engine says.
+    pub fn begin_run(&self, session: &dyn Session, inputs: &[usize], outputs: &[usize]) -> Result<(), EngineError> {
+        let there = inputs.iter().map(|t| self.here(&self.held(*t), *t)).collect::<Result<Vec<_>, _>>()?;
+        let resident = session.resident().ok_or_else(|| EngineError::Failed {
+            engine: self.device.clone(),
+            why: "the segment's session runs on the host".into(),
+        })?;
+        let made: Vec<Option<Place>> = outputs.iter().map(|t| self.places[*t].clone()).collect();
+        let fixed = made.iter().all(Option::is_some) && inputs.iter().all(|t| self.places[*t].is_some());
+        let own = match fixed {
+            true => {
+                let mut bound = self.bound.lock().unwrap_or_else(|poison| poison.into_inner());
+                let address = (&raw const *session).addr();
+                match bound.get_mut(&address) {
+                    Some(bound) => bound.enqueue()?,
+                    None => {
+                        let mut new = resident.bind(&there, &made)?;
+                        let own = new.enqueue()?;
+                        bound.insert(address, new);
+                        own
+                    }
+                }
+            }
+            false => resident.bind(&there, &made)?.enqueue()?,
+        };
+        for (tensor, place) in outputs.iter().zip(made) {
+            self.held(*tensor).here = place;
+        }
+        for (output, place) in own {
+            let tensor = *outputs.get(output).ok_or_else(|| EngineError::Failed {
+                engine: self.device.clone(),
+                why: format!("the session made output {output} of {}", outputs.len()),
+            })?;
+            self.held(tensor).here = Some(place);
+        }
+        Ok(())
+    }
+
+    /// Waits until a stream has done what is on it now.
+    ///
+    /// # Errors
+    /// Something on it failed.
+    pub fn wait(&self, stream: Stream) -> Result<(), EngineError> {
+        let mark = self.accelerator.mark(stream)?;
+        let reached = self.accelerator.wait(mark);
+        self.accelerator.forget(mark);
+        reached
+    }
+
+    /// Forgets a value that nothing uses any more.
+    pub fn free(&self, tensor: usize) {
+        let mut held = self.held(tensor);
+        (held.here, held.going) = (None, None);
+    }
+
+    /// Forgets all values.
+    pub fn clear(&self) {
+        (0..self.held.len()).for_each(|tensor| self.free(tensor));
+    }
+
+    fn held(&self, tensor: usize) -> MutexGuard<'_, Held> {
+        // What is held is changed at once or not at all.
+        self.held[tensor].lock().unwrap_or_else(|poison| poison.into_inner())
+    }
+
+    fn here(&self, held: &Held, tensor: usize) -> Result<Place, EngineError> {
+        held.here.clone().ok_or_else(|| self.failed(tensor, "is read there, where nothing has brought it"))
+    }
+
+    fn failed(&self, tensor: usize, why: &str) -> EngineError {
+        let why = format!("value \"{}\" on device {} {why}", self.names[tensor], self.device);
+        EngineError::Failed { engine: "driver".into(), why }
+    }
+}
