@@ -1,6 +1,7 @@
 //! Tests of the core: hand-made routes, and properties on seeded random ones.
 
 mod arena;
+mod counted;
 #[path = "../support/counting.rs"]
 mod counting;
 mod emulator;
