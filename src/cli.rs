@@ -318,10 +318,13 @@ pub struct ServeArgs {
     /// Puts devices that are absent here on the numeric emulator
     #[arg(long)]
     pub emulate: bool,
+    /// Most bytes of a request's body, packed or not, e.g. 256MiB; larger ones are refused before they are read
+    #[arg(long, default_value = "64MiB", value_name = "SIZE")]
+    pub body_max: String,
     /// After SIGTERM: how long to go on serving, though not ready, until load balancers have noticed
     #[arg(long, default_value = "3s", value_name = "DURATION")]
     pub drain_delay: String,
-    /// After that: how long requests in flight may take
+    /// After that: how long requests in flight may take before they are cut
     #[arg(long, default_value = "30s", value_name = "DURATION")]
     pub drain_timeout: String,
 }

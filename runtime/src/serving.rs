@@ -53,7 +53,7 @@ struct Held(Vec<AtomicUsize>);
 
 impl Places for Held {
     fn free(&self, tenant: usize) {
-        self.0[tenant].fetch_sub(1, Ordering::AcqRel);
+        self.0[tenant].fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -261,12 +261,13 @@ impl Backend for Serving {
     fn admit(&self, tenant: usize) -> Result<Permit, Refusal> {
         let refused = |reason| Err(Refusal { reason, retry_after: Some(RETRY_AFTER) });
         let Some(driver) = self.driver() else { return refused(RefusalReason::Unavailable) };
-        if self.draining.load(Ordering::Acquire) {
-            return refused(RefusalReason::Draining);
-        }
-        let held = self.places.0[tenant].fetch_add(1, Ordering::AcqRel) + 1;
+        let held = self.places.0[tenant].fetch_add(1, Ordering::SeqCst) + 1;
         // From here on the place is given back whatever comes.
         let permit = Permit::new(tenant, self.places.clone());
+        // Only now: whoever drains looks for places after it has said so.
+        if self.draining.load(Ordering::SeqCst) {
+            return refused(RefusalReason::Draining);
+        }
         use tandem_core::scheduler::Refusal as Why;
         match driver.refusal(tenant, 1) {
             Some(Why::Draining) => refused(RefusalReason::Draining),
@@ -304,16 +305,16 @@ impl Backend for Serving {
 
     fn drain(&self) {
         // Permits that are out are honoured: the scheduler refuses nothing yet.
-        self.draining.store(true, Ordering::Release);
+        self.draining.store(true, Ordering::SeqCst);
     }
 
     fn is_drained(&self) -> bool {
-        let out = self.places.0.iter().all(|held| held.load(Ordering::Acquire) == 0);
-        if out && let Some(driver) = self.driver() {
+        let none_out = self.places.0.iter().all(|held| held.load(Ordering::SeqCst) == 0);
+        if none_out && let Some(driver) = self.driver() {
             driver.tell(Event::Drain);
             return driver.is_idle();
         }
-        out
+        none_out
     }
 }
 

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
-use tandem_ir::{Graph, Nanos, check};
+use tandem_ir::{Bytes, Graph, Nanos, check};
 use tandem_onnx::import::Model;
 use tandem_runtime::driver::RunnerOptions;
+use tandem_runtime::limits::{SERVER_TEXT_THREADS_MAX, SERVER_THREADS};
 use tandem_runtime::server::{self, Ended, ServerOptions};
 use tandem_runtime::serving::{Serving, ServingError};
 use tokio::net::TcpListener;
@@ -35,7 +36,11 @@ pub fn run(context: &Context, args: &ServeArgs) -> Result<()> {
     let options = RunnerOptions { emulate: args.emulate, ..RunnerOptions::default() };
     let server_options = server_options(args)?;
 
-    let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let tokio = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(SERVER_THREADS)
+        .max_blocking_threads(SERVER_TEXT_THREADS_MAX)
+        .enable_all()
+        .build()?;
     let listener = tokio.block_on(TcpListener::bind(&args.http)).with_context(|| format!("--http {}", args.http))?;
     print(&format!("http://{}\n", listener.local_addr()?))?;
     // Loading takes as long as it takes; meanwhile the server is live and not ready.
@@ -85,7 +90,9 @@ fn server_options(args: &ServeArgs) -> Result<ServerOptions> {
         let nanos = text.parse::<Nanos>().map_err(|e| anyhow!("{name} {text}: {e}"))?;
         Ok(Duration::from_nanos(nanos.0))
     };
+    let body_max = args.body_max.parse::<Bytes>().map_err(|e| anyhow!("--body-max {}: {e}", args.body_max))?;
     Ok(ServerOptions {
+        body_bytes_max: body_max.0,
         drain_delay: duration("--drain-delay", &args.drain_delay)?,
         drain_timeout: duration("--drain-timeout", &args.drain_timeout)?,
         ..ServerOptions::default()

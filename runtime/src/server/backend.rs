@@ -286,6 +286,7 @@ pub trait Backend: Send + Sync + 'static {
     /// From now on nobody is admitted.
     fn drain(&self);
 
-    /// After [`Backend::drain`]: no permit is out and every request has its reply.
+    /// After [`Backend::drain`]: no permit is out and every request has its reply. Asked again and again until it is so:
+    /// requests that wait for company go without it once no permit is out.
     fn is_drained(&self) -> bool;
 }

@@ -21,6 +21,7 @@ use tokio::time::{sleep, timeout};
 use super::backend::Backend;
 use super::http::{Site, router};
 use super::options::{Ended, ServeError, ServerOptions, check};
+use super::patience::Patient;
 use crate::limits::{
     SERVER_ACCEPT_RETRY, SERVER_CONNECTIONS_MAX, SERVER_DRAIN_POLL, SERVER_LINGER, SERVER_LINGER_BYTES_MAX,
 };
@@ -101,9 +102,12 @@ impl Connections {
     async fn drain(mut self, backend: &dyn Backend, options: ServerOptions) -> Ended {
         self.ends.send_replace(true);
         let done = async {
-            while self.tasks.join_next().await.is_some() {}
-            while !backend.is_drained() {
-                sleep(SERVER_DRAIN_POLL).await;
+            // Asked all along: connections may wait for requests that go on only once the backend knows that no more come.
+            while !backend.is_drained() || !self.tasks.is_empty() {
+                tokio::select! {
+                    Some(_) = self.tasks.join_next() => {}
+                    () = sleep(SERVER_DRAIN_POLL) => {}
+                }
             }
         };
         if timeout(options.drain_timeout, done).await.is_ok() {
@@ -124,7 +128,7 @@ async fn connection(stream: TcpStream, router: Router, options: ServerOptions, m
     let mut serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(options.read_timeout)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Patient::new(stream, options.write_timeout)), service);
     let finished = tokio::select! {
         finished = poll_fn(|cx| serving.poll_without_shutdown(cx)) => Some(finished),
         // Or the server itself is gone.
@@ -140,7 +144,9 @@ async fn connection(stream: TcpStream, router: Router, options: ServerOptions, m
     if let Err(error) = finished {
         tracing::debug!(target: "tandem::server", "a connection ended early: {error}");
     }
-    linger(serving.into_parts().io.into_inner()).await;
+    if let Some(stream) = serving.into_parts().io.into_inner().into_inner() {
+        linger(stream).await;
+    }
 }
 
 /// Closes a connection so that the client can read the last reply: with bytes of a refused body still on their way, the

@@ -20,6 +20,7 @@ mod http;
 mod json;
 mod oip;
 mod options;
+mod patience;
 mod receive;
 mod reply;
 mod request;

@@ -19,6 +19,8 @@ pub struct ServerOptions {
     /// How long a connection may take for a request's head, idle ones for the next; and what a body may lag behind
     /// [`limits::SERVER_BODY_RATE_MIN`].
     pub read_timeout: Duration,
+    /// How long a client may leave a reply unread, beyond what [`limits::SERVER_WRITE_RATE_MIN`] allows for its bytes.
+    pub write_timeout: Duration,
     /// How long to go on as before once the end was asked for, but not ready: until all who choose servers have seen
     /// it.
     pub drain_delay: Duration,
@@ -32,6 +34,7 @@ impl Default for ServerOptions {
             body_bytes_max: limits::SERVER_BODY_BYTES_MAX,
             bodies_bytes_max: limits::SERVER_BODIES_BYTES_MAX,
             read_timeout: limits::SERVER_READ_TIMEOUT,
+            write_timeout: limits::SERVER_WRITE_TIMEOUT,
             drain_delay: limits::SERVER_DRAIN_DELAY,
             drain_timeout: limits::SERVER_DRAIN_TIMEOUT,
         }

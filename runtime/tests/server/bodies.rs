@@ -7,8 +7,9 @@ use serde_json::json;
 use tandem_runtime::server::ServerOptions;
 
 use crate::MEMORY;
-use crate::client::{Client, INFER, get, infer_binary, infer_json, request, sums};
+use crate::client::{Client, get, request};
 use crate::fake::{Running, brief};
+use crate::sums::{INFER, infer_binary, infer_json, sums};
 
 /// A server with one place, and a request that is in it.
 fn full() -> (Running, Client) {

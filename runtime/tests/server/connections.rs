@@ -1,9 +1,13 @@
 //! Connections: kept, shared by several requests, and cut.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use crate::client::{Client, INFER, get, infer_binary, infer_json, request, sums};
-use crate::fake::Running;
+use tandem_runtime::server::{Ended, ServerOptions};
+
+use crate::client::{Client, get, request};
+use crate::fake::{Running, brief};
+use crate::sums::{INFER, infer_binary, infer_json, sums};
 
 #[test]
 fn a_connection_serves_many_requests() {
@@ -87,4 +91,21 @@ fn a_client_that_goes_away_while_waiting_cancels_its_request() {
     assert_eq!(others.receive().expect("a reply").json()["outputs"][0]["data"][0], 7.0);
     assert_eq!(server.shared.counts(), (4, 4), "one reply each");
     server.shared.wait_cancelled(3);
+}
+
+/// A reply that nobody reads holds its tensors: it is given up, and so is its connection.
+#[test]
+fn a_client_that_never_reads_is_given_up() {
+    let options = ServerOptions { write_timeout: Duration::from_millis(20), body_bytes_max: 64 << 20, ..brief() };
+    let mut server = Running::start(16, options);
+    let mut client = Client::connect(server.address);
+    // More than the system keeps for a connection.
+    let name = "x".repeat(40 << 20);
+    let mut request_of = sums(1.0, 2.0);
+    request_of["id"] = name.into();
+    client.send(infer_json(&request_of));
+    server.shared.wait_replied(1);
+    server.stop();
+    assert_eq!(server.ended(), Ended::Drained, "nothing was left to cut");
+    drop(client);
 }

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use tandem_runtime::server::{Ended, ServerOptions};
 
-use crate::client::{Client, get, infer_json, sums};
-use crate::fake::{PATIENCE, Running, brief};
+use crate::client::{Client, PATIENCE, get};
+use crate::fake::{Running, brief};
+use crate::sums::{infer_json, sums};
 
 /// Waits until nobody listens any more.
 fn wait_deaf(server: &Running) {

@@ -15,8 +15,7 @@ use tandem_runtime::server::{
 };
 use tokio::sync::oneshot;
 
-/// How long a test waits for what must happen before it says that it did not: no test depends on it to pass.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+use crate::client::PATIENCE;
 
 /// Tenants of [`Fake`], by position.
 pub const SUM: usize = 0;
@@ -100,6 +99,11 @@ impl Shared {
     /// Waits until so many requests were cancelled.
     pub fn wait_cancelled(&self, count: u64) {
         self.wait("a cancellation", |l| l.cancelled == count);
+    }
+
+    /// Waits until so many requests had their reply.
+    pub fn wait_replied(&self, count: u64) {
+        self.wait("a reply", |l| l.replied == count);
     }
 
     /// Waits until each submitted request has a reply.

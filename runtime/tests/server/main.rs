@@ -7,6 +7,7 @@ mod draining;
 mod fake;
 mod protocol;
 mod storm;
+mod sums;
 mod tritonclient;
 
 /// Counts what the whole process holds: requests must not make it take memory on the word of a number.

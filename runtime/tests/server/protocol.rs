@@ -7,8 +7,9 @@ use flate2::Compression;
 use flate2::write::{GzEncoder, ZlibEncoder};
 use serde_json::{Value, json};
 
-use crate::client::{Client, INFER, Response, binary_sums, get, infer_binary, infer_json, request, sums};
+use crate::client::{Client, Response, get, request};
 use crate::fake::{Running, TYPES};
+use crate::sums::{INFER, binary_sums, infer_binary, infer_json, sums};
 
 fn infer(client: &mut Client, model: &str, body: &Value) -> Response {
     client.ask(request(&format!("/v2/models/{model}/infer"), "", body.to_string().as_bytes()))

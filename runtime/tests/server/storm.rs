@@ -2,8 +2,9 @@
 
 use tandem_core::rng::Rng;
 
-use crate::client::{Client, INFER, infer_binary, infer_json, request, sums};
+use crate::client::{Client, request};
 use crate::fake::Running;
+use crate::sums::{INFER, infer_binary, infer_json, sums};
 
 const CLIENTS: u64 = 4;
 const REQUESTS: u64 = 750;
