@@ -174,6 +174,15 @@ impl Execution {
         }
     }
 
+    /// A submitted step is taken back, for no device has it yet, and nothing more is submitted.
+    ///
+    /// # Panics
+    /// If the step was not submitted, or has already ended.
+    pub fn taken_back(&mut self, step: usize) {
+        self.end(step, Progress::Failed);
+        self.stop();
+    }
+
     /// Submits nothing more, though nothing has failed: nobody wants the batch any longer.
     pub fn stop(&mut self) {
         self.ready.clear();

@@ -15,6 +15,10 @@ pub const REQUESTS_MAX: usize = 1 << 20;
 /// answer helps nobody.
 pub const QUEUE_MAX: usize = 4096;
 
+/// Moments at which requests are looked at again, beyond which those of requests that were answered are thrown out; twice
+/// as many as are needed, where that is more. So that to throw out costs each request a constant.
+pub const EXPIRIES_KEPT: usize = 1024;
+
 /// Lanes of a machine: a bit each in the set of lanes to look at.
 pub const LANES_MAX: usize = 64;
 
@@ -41,6 +45,10 @@ pub const LOST_WAIT: Nanos = Nanos(10_000_000_000);
 /// Latency that a request without an objective is scheduled for: late enough to yield to those that have one, early
 /// enough not to wait behind them for ever.
 pub const DUE_DEFAULT: Nanos = Nanos(1_000_000_000);
+
+/// How much of a lane a tenant may use ahead of its part before its batches count as less urgent than their requests: a
+/// burst is no overload.
+pub const PACE_AHEAD: Nanos = Nanos(100_000_000);
 
 /// A step that takes this much longer than planned, and at least [`HUNG_MIN`], is taken for hung: plans may be made for
 /// a quieter machine, never for one fifty times as fast.

@@ -19,6 +19,7 @@
 //!
 //! Deliberately absent: clocks, threads, tensors, and how requests came in.
 
+mod admission;
 mod batcher;
 mod batches;
 mod class;
@@ -27,6 +28,7 @@ mod form;
 mod lanes;
 mod phases;
 mod requests;
+mod server;
 mod setup;
 mod state;
 
@@ -42,6 +44,7 @@ use batches::{Batches, RouteState};
 use lanes::{Lane, Ready};
 pub use phases::{Phase, Phases};
 use requests::Requests;
+use server::Server;
 pub use setup::{GroupSpec, LaneSpec, Setup, SetupError};
 use state::Group;
 pub use state::{Counters, Stand};
@@ -160,6 +163,8 @@ pub struct Scheduler {
     batches: Batches,
     routes: Vec<RouteState>,
     groups: Vec<Group>,
+    /// Where batches compute.
+    servers: Vec<Server>,
     lanes: Vec<Lane>,
     /// Lane of each queue.
     lane_of: Vec<usize>,
@@ -172,6 +177,8 @@ pub struct Scheduler {
     dirty: u64,
     /// When requests may have to be given up: moment, number, its generation.
     expiries: BinaryHeap<Reverse<(Time, u32, u32)>>,
+    /// As many of them as may be before those of requests that were answered are thrown out.
+    expiries_max: usize,
 }
 
 impl Scheduler {
@@ -185,7 +192,8 @@ impl Scheduler {
         setup.groups.iter().enumerate().for_each(|(g, group)| group.routes.iter().for_each(|r| group_of[*r] = g));
         let route = |i: usize| RouteState::new(setup, i, group_of[i]);
         let mut routes = (0..setup.routes.len()).map(route).collect::<Result<Vec<_>, _>>()?;
-        let groups = setup.groups.iter().map(|g| Group::new(g, setup, &mut routes, now)).collect();
+        let mut servers = vec![];
+        let groups = (0..setup.groups.len()).map(|g| Group::new(g, setup, &mut routes, &mut servers, now)).collect();
         let (mut lanes, mut lane_of) = (vec![], vec![]);
         for (i, spec) in setup.lanes.iter().enumerate() {
             let units = spec.slots * if spec.threads { 1 } else { spec.depth };
@@ -199,6 +207,7 @@ impl Scheduler {
             batches,
             routes,
             groups,
+            servers,
             lanes,
             lane_of,
             lost: 0,
@@ -207,8 +216,10 @@ impl Scheduler {
             actions: VecDeque::new(),
             dirty: 0,
             expiries: BinaryHeap::new(),
+            expiries_max: limits::EXPIRIES_KEPT,
         };
         scheduler.look_again();
+        state::divide_lanes(&mut scheduler.groups, setup, &scheduler.routes, &scheduler.servers);
         Ok(scheduler)
     }
 
@@ -295,14 +306,13 @@ impl Scheduler {
         let slot = &mut self.lanes[lane].slots[slot];
         let Some(first) = slot.commands.front() else { return };
         let place = self.batches.place(first.batch).expect("a batch is over only when its commands are");
-        let state = &self.routes[self.batches.get(place).route];
+        let batch = self.batches.get(place);
+        let state = &self.routes[batch.route];
         let step = first.step as usize;
         slot.bound = self.now + bound(state.route.steps[step].duration);
         if state.phases.of[step] == Phase::Calc {
-            let class = &mut self.groups[state.group].classes[state.class];
-            if class.flying_mut(first.batch).is_some_and(|f| f.began.replace(self.now).is_none()) {
-                class.foresee(self.now);
-            }
+            let server = self.groups[state.group].classes[state.class].server;
+            self.servers[server].began(first.batch, batch.left[Phase::Calc as usize] == 1, self.now);
         }
     }
 
@@ -316,30 +326,27 @@ impl Scheduler {
             let lane = state.route.steps[step].lane;
             let key = Time(batch.due.0.saturating_sub(state.phases.tails[step].0));
             let ready = Ready { key, sequence: batch.sequence, step: step as u32, batch: id, need: state.need[lane] };
-            let global = state.lanes[lane];
-            if state.threads[lane] {
-                let class = &mut self.groups[state.group].classes[state.class];
-                if class.running >= class.lanes {
-                    class.waiting.push((global, ready));
-                    continue;
-                }
-                class.running += 1;
+            let kept_back = state.crews[lane].is_some_and(|crew| !self.groups[state.group].crews[crew].enter(ready));
+            if !kept_back {
+                self.lanes[state.lanes[lane]].ready.push(Reverse(ready));
+                self.dirty |= 1 << state.lanes[lane];
             }
-            self.lanes[global].ready.push(Reverse(ready));
-            self.dirty |= 1 << global;
         }
     }
 
-    /// A step of a class has left a lane of threads, or never got there: the most urgent one kept back follows.
-    fn left_threads(&mut self, group: usize, class: usize) {
-        let class = &mut self.groups[group].classes[class];
-        class.running -= 1;
-        let next = (0..class.waiting.len()).min_by_key(|i| class.waiting[*i].1);
-        if let Some(next) = next {
-            let (lane, ready) = class.waiting.swap_remove(next);
-            class.running += 1;
-            self.lanes[lane].ready.push(Reverse(ready));
-            self.dirty |= 1 << lane;
+    /// A step has ended: where it was one of a crew, the crew's next may run.
+    fn leave_crew(&mut self, place: usize, step: usize) {
+        let state = &self.routes[self.batches.get(place).route];
+        let (group, crew) = (state.group, state.crews[state.route.steps[step].lane]);
+        crew.into_iter().for_each(|crew| self.follow(group, crew));
+    }
+
+    /// A step of a crew has left its lane, or never got there: the most urgent one that was kept back follows.
+    fn follow(&mut self, group: usize, crew: usize) {
+        let crew = &mut self.groups[group].crews[crew];
+        if let Some(next) = crew.leave() {
+            self.lanes[crew.lane].ready.push(Reverse(next));
+            self.dirty |= 1 << crew.lane;
         }
     }
 }

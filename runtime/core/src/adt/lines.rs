@@ -205,7 +205,7 @@ fn middle(values: &mut [f64]) -> f64 {
     if values.is_empty() {
         return 0.0;
     }
-    let is_even = values.len() % 2 == 0;
+    let is_even = values.len().is_multiple_of(2);
     let (below, upper, _) = values.select_nth_unstable_by(half, f64::total_cmp);
     match is_even {
         true => (below.iter().copied().fold(f64::NEG_INFINITY, f64::max) + *upper) / 2.0,

@@ -22,14 +22,16 @@ pub(super) struct View<'a> {
     /// Items a nanosecond.
     pub(super) rate: f64,
     pub(super) slo: Option<Nanos>,
-    /// Batches that have not finished their compute.
+    /// Batches that have not finished their compute, and would do so before the next one.
     pub(super) computing: usize,
     /// Batches that compute at once.
     pub(super) servers: usize,
     /// Batches that have not finished.
     pub(super) in_flight: usize,
-    /// When a server is free for the next batch.
+    /// When there is room for the next batch to compute.
     pub(super) free_at: Time,
+    /// How long before that all that wait should be closed: what their upload takes.
+    pub(super) ahead: Nanos,
     /// Items the next batch was meant to have when the one before was submitted.
     pub(super) target: f64,
     /// Nobody else will come.
@@ -119,15 +121,25 @@ fn overlapped(mode: Mode, view: &View<'_>) -> Decision {
     if view.rows >= capacity && (mode == Mode::Flow || view.computing <= view.servers) {
         return Decision::Close(rows, Close::Early);
     }
-    let due = view.free_at.0.saturating_sub(view.lines.up.at(rows as f64) as u64);
+    let due = Time(view.free_at.0.saturating_sub(view.ahead.0));
     let why = if (view.rows as f64) < view.target.floor() { Close::Short } else { Close::Due };
-    match due <= view.now.0 {
+    match due <= view.now {
         true => Decision::Close(rows, why),
-        false => Decision::Until(Time(due)),
+        false => Decision::Until(due),
     }
 }
 
-/// The largest batch: the routes' largest, and none whose latency at a steady rate would miss the objective (2.12).
+/// The largest batch that a policy closes.
+pub(super) fn largest(policy: &Policy, view: &View<'_>) -> u64 {
+    match policy {
+        Policy::Fixed { .. } => view.capacity,
+        Policy::AdtSerial => capacity(Mode::Serial, view),
+        Policy::AdtSlide => capacity(Mode::Slide, view),
+        Policy::AdtFlow => capacity(Mode::Flow, view),
+    }
+}
+
+/// The routes' largest batch, and none whose latency at a steady rate would miss the objective (2.12).
 fn capacity(mode: Mode, view: &View<'_>) -> u64 {
     let within = view.slo.map(|slo| mode.within(view.lines, slo.0 as f64, false));
     match within {

@@ -121,8 +121,8 @@ pub(super) struct RouteState {
     pub(super) lanes: Vec<usize>,
     /// By lane of the route: units a command takes there.
     pub(super) need: Vec<u32>,
-    /// By lane of the route: whether it is one of threads.
-    pub(super) threads: Vec<bool>,
+    /// By lane of the route: its tenant's crew there, where it is a lane of threads.
+    pub(super) crews: Vec<Option<usize>>,
     /// A bit a device it needs.
     pub(super) devices: u64,
     pub(super) group: usize,
@@ -146,7 +146,7 @@ impl RouteState {
         let lanes: Vec<usize> = (0..route.lane_names.len()).filter_map(|l| setup.lane_of(&route, l)).collect();
         let threads: Vec<bool> = lanes.iter().map(|l| setup.lanes[*l].threads).collect();
         let need = threads.iter().map(|t| if *t { route.threads.max(1) } else { 1 }).collect();
-        let first = Execution::paced(route.clone(), threads.clone())?;
+        let first = Execution::paced(route.clone(), threads)?;
         let rings = setup.rings(&route) as u32;
         // The last is taken first.
         let mut idle: Vec<(u32, Execution)> = (1..rings).rev().map(|ring| (ring, first.sibling())).collect();
@@ -161,12 +161,13 @@ impl RouteState {
             }
         }
         let phases = Phases::of(&route);
+        let crews = vec![None; lanes.len()];
         Ok(Self {
             route,
             phases,
             lanes,
             need,
-            threads,
+            crews,
             devices,
             group,
             class: 0,
@@ -175,6 +176,11 @@ impl RouteState {
             usable: true,
             scale: [1.0; 3],
         })
+    }
+
+    /// Which lane its busiest is among all.
+    pub(super) fn busiest(&self) -> usize {
+        self.lanes[self.phases.busiest]
     }
 
     /// What a phase is expected to take now.

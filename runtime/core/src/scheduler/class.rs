@@ -5,26 +5,10 @@
 //! share with each batch, and the one that has earned most pays for all, so that the shares hold over any stretch of
 //! batches to within one.
 
-use std::collections::VecDeque;
+use tandem_ir::{Nanos, Time};
 
-use tandem_ir::Time;
-
-use super::lanes::Ready;
 use crate::adt::Fit;
-
-/// A batch that has not finished its compute, as its class foresees it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Flying {
-    pub(super) batch: u64,
-    /// When its upload is over.
-    pub(super) uploaded: Time,
-    /// What its compute takes, in nanoseconds.
-    pub(super) calc: u64,
-    /// When its compute began, once it has.
-    pub(super) began: Option<Time>,
-    /// When its compute will be over.
-    pub(super) end: Time,
-}
+use crate::limits::{DUE_DEFAULT, PACE_AHEAD};
 
 /// Routes that take turns as one.
 #[derive(Clone, Debug)]
@@ -36,61 +20,47 @@ pub(super) struct Class {
     pub(super) routes: Vec<usize>,
     /// Largest batch of its usable routes; 0 where none is usable.
     pub(super) capacity: u64,
-    /// Batches that compute at once.
-    pub(super) servers: usize,
+    /// Where its batches compute: position among the servers.
+    pub(super) server: usize,
     pub(super) in_flight: usize,
     /// The phases of its batches over their size.
     pub(super) fit: Fit,
-    /// Batches that have not finished their compute, oldest first.
-    pub(super) flying: VecDeque<Flying>,
     /// Items the next batch is meant to have.
     pub(super) target: f64,
-    /// Lanes of threads that its plan gives it.
-    pub(super) lanes: usize,
-    /// Its steps that are on such lanes, or ready for them.
-    pub(super) running: usize,
-    /// Its steps that could be, were there more of them: lane and step.
-    pub(super) waiting: Vec<(usize, Ready)>,
+    /// How much longer than its compute a batch would take, were the busiest lane its tenant's part alone.
+    pub(super) stretch: f64,
+    /// Up to when its batches so far would have kept that part busy.
+    pub(super) paced: Time,
 }
 
 impl Class {
-    pub(super) fn new(share: u64, servers: usize, fit: Fit) -> Self {
+    pub(super) fn new(share: u64, server: usize, fit: Fit) -> Self {
         Self {
             share,
             credit: 0,
             routes: vec![],
             capacity: 0,
-            servers,
+            server,
             in_flight: 0,
             fit,
-            flying: VecDeque::with_capacity(crate::limits::BATCHES_IN_FLIGHT_MAX),
             target: 0.0,
-            lanes: 1,
-            running: 0,
-            waiting: vec![],
+            stretch: 1.0,
+            paced: Time::ZERO,
         }
     }
 
-    /// When a server is free for one more batch.
-    pub(super) fn free_at(&self, now: Time) -> Time {
-        match self.flying.len().checked_sub(self.servers) {
-            Some(in_front) => self.flying[in_front].end.max(now),
-            None => now,
-        }
+    /// By when a batch should be over, whose requests should be by `natural`: later, for a class that has used more than
+    /// its part of the lane, so that the requests which that makes late do not push aside those of others (after the
+    /// constant bandwidth server of Abeni and Buttazzo, RTSS 1998).
+    pub(super) fn due(&self, natural: Time) -> Time {
+        natural.max(Time(self.paced.0.saturating_sub(PACE_AHEAD.0)))
     }
 
-    /// Foresees again, after something began, ended or was added.
-    pub(super) fn foresee(&mut self, now: Time) {
-        for i in 0..self.flying.len() {
-            let free = i.checked_sub(self.servers).map_or(Time::ZERO, |front| self.flying[front].end);
-            let batch = &mut self.flying[i];
-            let begin = batch.began.unwrap_or_else(|| batch.uploaded.max(free).max(now));
-            batch.end = Time(begin.0.saturating_add(batch.calc));
-        }
-    }
-
-    pub(super) fn flying_mut(&mut self, batch: u64) -> Option<&mut Flying> {
-        self.flying.iter_mut().find(|f| f.batch == batch)
+    /// A batch of it takes so many nanoseconds of the lane. What it used beyond its part while nobody else wanted it is
+    /// not held against it for longer than a request without objective may wait.
+    pub(super) fn pace(&mut self, calc: u64, now: Time) {
+        let used = Nanos((calc as f64 * self.stretch) as u64);
+        self.paced = (self.paced.max(now) + used).min(now + PACE_AHEAD + DUE_DEFAULT);
     }
 }
 

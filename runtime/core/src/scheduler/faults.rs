@@ -12,7 +12,7 @@ use super::requests::{List, State};
 use super::state::Stand;
 use super::{Outcome, Scheduler};
 use crate::device::DeviceError;
-use crate::limits::{FAILURES_MAX, LOST_WAIT, MOVES_MAX};
+use crate::limits::{self, FAILURES_MAX, LOST_WAIT, MOVES_MAX};
 
 impl Scheduler {
     /// How a tenant stands.
@@ -21,7 +21,7 @@ impl Scheduler {
         Stand {
             waiting: of.waiting,
             in_flight: of.classes.iter().map(|c| c.in_flight).sum(),
-            is_usable: of.classes.iter().any(|c| c.capacity > 0),
+            is_usable: of.is_usable(),
             is_full: of.waiting >= of.queue_max,
             counters: of.counters,
         }
@@ -70,6 +70,12 @@ impl Scheduler {
 
     /// Looks at the request again at this moment.
     pub(super) fn expire_at(&mut self, at: Time, request: u32) {
+        if self.expiries.len() >= self.expiries_max {
+            // Most are of requests that were answered long before: those with much patience would pile up.
+            let of = &self.requests;
+            self.expiries.retain(|Reverse((_, id, generation))| of.is_current(*id, *generation));
+            self.expiries_max = limits::EXPIRIES_KEPT.max(2 * self.expiries.len());
+        }
         let generation = self.requests.get(request).generation;
         self.expiries.push(Reverse((at, request, generation)));
     }
@@ -82,8 +88,7 @@ impl Scheduler {
                 return;
             }
             self.expiries.pop();
-            let free = self.requests.is_free(request);
-            if free || self.requests.get(request).generation != generation {
+            if !self.requests.is_current(request, generation) {
                 continue;
             }
             let of = self.requests.get(request);
@@ -92,7 +97,7 @@ impl Scheduler {
                 continue;
             }
             let impatient = of.expires.is_some_and(|e| e <= self.now);
-            match group.classes.iter().any(|c| c.capacity > 0) {
+            match group.is_usable() {
                 _ if impatient => self.withdraw(request, Outcome::Expired),
                 false if group.lost_since.is_some_and(|since| since + LOST_WAIT <= self.now) => {
                     self.withdraw(request, Outcome::Unavailable);
@@ -154,30 +159,25 @@ impl Scheduler {
     fn recall(&mut self, place: usize) {
         let id = self.batches.id(place);
         let route = self.batches.get(place).route;
-        let (group, class) = (self.routes[route].group, self.routes[route].class);
-        let mut steps = vec![];
+        let group = self.routes[route].group;
         for i in 0..self.routes[route].lanes.len() {
-            let (lane, threads) = (self.routes[route].lanes[i], self.routes[route].threads[i]);
-            let before = self.lanes[lane].ready.len();
+            let (lane, crew) = (self.routes[route].lanes[i], self.routes[route].crews[i]);
+            let execution = self.batches.get_mut(place).execution.as_mut().expect("a batch on its way has one");
+            execution.stop();
+            // Those that are kept back first, so that none of them takes the place of one that was ready.
+            if let Some(crew) = crew {
+                self.groups[group].crews[crew].recall(id, |step| execution.taken_back(step as usize));
+            }
+            let mut ready = 0;
             self.lanes[lane].ready.retain(|Reverse(r)| {
                 if r.batch == id {
-                    steps.push(r.step as usize);
+                    execution.taken_back(r.step as usize);
+                    ready += 1;
                 }
                 r.batch != id
             });
-            if threads {
-                (self.lanes[lane].ready.len()..before).for_each(|_| self.left_threads(group, class));
-            }
+            (0..ready).filter_map(|_| crew).for_each(|crew| self.follow(group, crew));
         }
-        self.groups[group].classes[class].waiting.retain(|(_, r)| {
-            if r.batch == id {
-                steps.push(r.step as usize);
-            }
-            r.batch != id
-        });
-        let execution = self.batches.get_mut(place).execution.as_mut().expect("a batch on its way has one");
-        steps.into_iter().for_each(|step| execution.failed(step, "taken back"));
-        execution.stop();
     }
 
     /// Gives an abandoned batch's buffers back once nothing of it is on a lane.
@@ -213,11 +213,12 @@ impl Scheduler {
                 let mut first = true;
                 while let Some(gone) = self.lanes[lane].end(slot) {
                     let place = self.batches.place(gone.batch).expect("a batch is over only when its commands are");
-                    let route = self.batches.get(place).route;
-                    if stuck && std::mem::take(&mut first) {
-                        self.unstuck(route);
+                    let (route, step) = (self.batches.get(place).route, gone.step as usize);
+                    match stuck && std::mem::take(&mut first) {
+                        true => self.unstuck(route),
+                        false => self.leave_crew(place, step),
                     }
-                    self.gone(place, gone.step as usize);
+                    self.gone(place, step);
                 }
             }
             self.dirty |= 1 << lane;
@@ -246,6 +247,8 @@ impl Scheduler {
                 let place = self.batches.place(first.batch).expect("a batch is over only when its commands are");
                 let route = self.batches.get(place).route;
                 self.routes[route].stuck += 1;
+                // Its tenant's other steps need not wait for it.
+                self.leave_crew(place, first.step as usize);
                 self.look_again();
                 let device = self.routes[route].route.lane_names
                     [self.routes[route].route.steps[first.step as usize].lane]
@@ -270,11 +273,11 @@ impl Scheduler {
     /// Which routes can be used, and what their classes hold.
     pub(super) fn look_again(&mut self) {
         let mut lost = self.lost;
-        let stuck: u64 = (0..self.lanes.len()).filter(|l| self.lanes[*l].is_stuck()).map(|l| 1 << l).sum();
-        self.lanes.iter().filter(|l| l.is_stuck() && l.slots.len() == 1).for_each(|l| lost |= 1 << l.device);
+        // A stream that hangs takes its device along.
+        self.lanes.iter().filter(|l| l.slots.len() == 1 && !l.has_room(0)).for_each(|l| lost |= 1 << l.device);
         for state in &mut self.routes {
-            let on_stuck = state.lanes.iter().any(|l| stuck >> l & 1 == 1);
-            state.usable = state.devices & lost == 0 && state.stuck == 0 && !on_stuck;
+            let room = state.lanes.iter().zip(&state.need).all(|(l, need)| self.lanes[*l].has_room(*need));
+            state.usable = state.devices & lost == 0 && state.stuck == 0 && room;
         }
         for g in 0..self.groups.len() {
             let group = &mut self.groups[g];
@@ -283,7 +286,7 @@ impl Scheduler {
                 class.capacity = usable.map(|r| self.routes[*r].route.batch).max().unwrap_or(0);
             }
             let was = group.lost_since;
-            let usable = group.classes.iter().any(|c| c.capacity > 0);
+            let usable = group.is_usable();
             group.lost_since = if usable { None } else { was.or(Some(self.now)) };
             if was.is_none() && !usable {
                 let waiting: Vec<u32> = self.requests.iter(group.queue).map(|(id, _)| id).collect();

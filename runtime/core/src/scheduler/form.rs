@@ -1,16 +1,28 @@
-//! The way of a request that nothing goes wrong with: in, into a batch, and out.
+//! The way of a request that was let in and that nothing goes wrong with: into a batch, and out.
 
 use tandem_ir::{Nanos, Time};
 
-use super::batcher::{self, Close, Decision};
+use super::batcher::{self, Close, Decision, View};
 use super::batches::State as BatchState;
-use super::class::{self, Flying};
+use super::class;
 use super::phases::Phase;
 use super::requests::{List, State};
+use super::server::Server;
 use super::state::sample;
-use super::{Action, Arrival, Outcome, Refusal, Scheduler, Served};
+use super::{Action, Outcome, Scheduler, Served};
 use crate::device::{Completion, DeviceError, Ticket};
-use crate::limits::{DUE_DEFAULT, REQUESTS_MAX};
+
+/// The part of a batch's compute by which it comes early to a lane that tenants share: predictions are off by less.
+const SLACK_PART: u64 = 16;
+
+/// The request that a batch begins with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Head {
+    pub(super) rows: u64,
+    pub(super) arrived: Time,
+    /// By when it should be answered.
+    pub(super) due: Time,
+}
 
 impl Scheduler {
     /// Learns what the steps of a route took in a batch that ran outside: a warm-up. Two batches of different sizes are
@@ -25,72 +37,14 @@ impl Scheduler {
         self.groups[group].classes[class].fit.push(sample(batch, took));
     }
 
-    /// Why an arrival would be refused now; `None` where it would be let in.
-    pub fn refusal(&self, group: usize, rows: u32) -> Option<Refusal> {
-        let of = &self.groups[group];
-        let usable = of.classes.iter().any(|c| c.capacity > 0);
-        match () {
-            () if self.draining => Some(Refusal::Draining),
-            () if rows == 0 || u64::from(rows) > of.rows_max => Some(Refusal::Rows),
-            () if !usable => Some(Refusal::Unavailable),
-            () if of.waiting >= of.queue_max || self.requests.held >= REQUESTS_MAX => Some(Refusal::Full),
-            () if self.is_late(group, u64::from(rows)) => Some(Refusal::Late),
-            () => None,
-        }
-    }
-
-    /// Whether a request that came now would miss its tenant's objective behind those that wait, by the lines. One that
-    /// finds nothing waiting never does: it is the plan's promise that it can be met.
-    fn is_late(&self, group: usize, rows: u64) -> bool {
-        let of = &self.groups[group];
-        let adt = !matches!(of.policy, tandem_ir::plan::Policy::Fixed { .. });
-        let Some(slo) = of.slo.filter(|_| adt && of.waiting > 0) else { return false };
-        let part: u64 = of.classes.iter().filter(|c| c.capacity > 0).map(|c| c.share.max(1)).sum();
-        // The class that would be soonest done with its part of the queue.
-        let ends = of.classes.iter().filter(|c| c.capacity > 0).map(|c| {
-            let lines = c.fit.lines();
-            let ahead = (of.rows + rows) * c.share.max(1) / part.max(1);
-            let capacity = if of.alone { rows } else { c.capacity };
-            let batches = ahead.div_ceil(capacity).max(1).div_ceil(c.servers as u64);
-            let wait = c.free_at(self.now).0.saturating_sub(self.now.0) as f64;
-            let last = ahead.min(capacity) as f64;
-            wait + (batches - 1) as f64 * lines.calc.at(capacity as f64) + lines.calc.at(last) + lines.down.at(last)
-        });
-        ends.fold(f64::INFINITY, f64::min) > slo.0 as f64
-    }
-
-    pub(super) fn arrive(&mut self, arrival: Arrival) {
-        let Arrival { request, group, rows, timeout } = arrival;
-        assert!(self.requests.is_free(request), "request {request} has not been answered yet");
-        if let Some(why) = self.refusal(group, rows) {
-            self.groups[group].counters.refused += 1;
-            self.actions.push_back(Action::Refuse { request, why });
-            return;
-        }
-        let of = &mut self.groups[group];
-        of.counters.accepted += 1;
-        of.rate.arrive(self.now, u64::from(rows));
-        of.waiting += 1;
-        of.rows += u64::from(rows);
-        let due = self.now + of.slo.unwrap_or(DUE_DEFAULT);
-        let expires = timeout.map(|t| self.now + t);
-        self.requests.enter(request, group as u32, rows, self.now, due, expires);
-        self.requests.push_back(&mut self.groups[group].queue, request);
-        if let Some(at) = expires {
-            self.expire_at(at, request);
-        }
-        self.form(group);
-    }
-
     /// Closes as many batches of a tenant as its policy wants closed now.
     pub(super) fn form(&mut self, group: usize) {
         self.groups[group].timer = Time(u64::MAX);
         while let Some(first) = self.first(group) {
             let of = &self.groups[group];
-            let (rows, oldest, failed) = {
-                let r = self.requests.get(first);
-                (u64::from(r.rows), r.arrived, r.failures > 0)
-            };
+            let request = self.requests.get(first);
+            let (rows, failed) = (u64::from(request.rows), request.failures > 0);
+            let head = Head { rows, arrived: request.arrived, due: request.due };
             let Some(class) = class::turn(&of.classes, rows) else {
                 if of.lost_since.is_some() {
                     return;
@@ -100,11 +54,7 @@ impl Scheduler {
                 self.reply(first, Outcome::Unavailable);
                 continue;
             };
-            let mut view = of.view(class, self.now, oldest, self.draining);
-            if of.alone {
-                // To the policy it is all there is, and all there is room for.
-                (view.rows, view.capacity) = (rows, rows);
-            }
+            let view = self.view(group, class, head);
             // A request that has failed before runs alone, as soon as there is room.
             let decision = match failed {
                 true if view.computing > view.servers => Decision::Wait,
@@ -126,6 +76,55 @@ impl Scheduler {
         }
     }
 
+    /// Closes what may be closed on a server that something has changed on.
+    pub(super) fn form_on(&mut self, server: usize) {
+        for i in 0..self.servers[server].groups.len() {
+            self.form(self.servers[server].groups[i]);
+        }
+    }
+
+    /// What the policy looks at, if the next batch is this class's and begins with this request.
+    pub(super) fn view(&self, group: usize, class: usize, head: Head) -> View<'_> {
+        let of = &self.groups[group];
+        let class_state = &of.classes[class];
+        let server = &self.servers[class_state.server];
+        let due = class_state.due(head.due);
+        // To the policy a request that shares no batch is all there is, and all there is room for.
+        let (rows, capacity) = if of.alone { (head.rows, head.rows) } else { (of.rows, class_state.capacity) };
+        let route = self.holding(group, class, rows.min(capacity)).next();
+        View {
+            now: self.now,
+            rows,
+            oldest: head.arrived,
+            capacity,
+            lines: class_state.fit.lines(),
+            rate: of.rate.rate(self.now) * of.part(class),
+            slo: of.slo,
+            computing: server.in_front(due),
+            servers: server.width,
+            in_flight: class_state.in_flight,
+            free_at: server.free_at(due, self.now),
+            ahead: self.ahead(server, route),
+            target: class_state.target,
+            draining: self.draining,
+        }
+    }
+
+    /// How long before there is room to compute a batch on a route should be closed: as long as its upload takes. Where
+    /// others would take that room, somewhat longer: who comes a moment late then waits for a whole batch of theirs.
+    fn ahead(&self, server: &Server, route: Option<usize>) -> Nanos {
+        let Some(route) = route.map(|r| &self.routes[r]) else { return Nanos::ZERO };
+        let slack = if server.groups.len() > 1 { route.expected(1) / SLACK_PART } else { 0 };
+        Nanos(route.expected(0) + slack)
+    }
+
+    /// Routes of a class that can be used and hold so many items, the smallest first.
+    fn holding(&self, group: usize, class: usize, rows: u64) -> impl Iterator<Item = usize> {
+        let routes = &self.groups[group].classes[class].routes;
+        let first = routes.partition_point(|r| self.routes[*r].route.batch < rows);
+        routes[first..].iter().copied().filter(|r| self.routes[*r].usable)
+    }
+
     /// The request that has waited longest.
     fn first(&self, group: usize) -> Option<u32> {
         let queue = self.groups[group].queue;
@@ -135,40 +134,33 @@ impl Scheduler {
     /// Closes a batch of at most so many items; false where no set of buffers is free.
     fn close(&mut self, group: usize, class: usize, most: u64, why: Close) -> bool {
         let rows = self.fitting(group, most.min(self.groups[group].classes[class].capacity));
-        let of = &self.groups[group].classes[class];
-        // The smallest that holds them.
-        let free = |r: &&usize| {
-            let state = &self.routes[**r];
-            state.usable && state.route.batch >= rows && !state.idle.is_empty()
-        };
-        let Some(route) = of.routes.iter().find(free).copied() else { return false };
+        let free = |r: &usize| !self.routes[*r].idle.is_empty();
+        let Some(route) = self.holding(group, class, rows).find(free) else { return false };
         let place = self.batches.enter();
         let members = self.gather(group, rows, place);
-        let (ring, execution) = self.routes[route].idle.pop().expect("it was looked for");
-        let state = &self.routes[route];
-        let makespan = state.phases.makespan();
         let due = self.requests.iter(members).map(|(_, r)| r.due).min().unwrap_or(self.now);
-        let sequence = self.sequence;
-        self.sequence += 1;
-        let batch = self.batches.get_mut(place);
-        (batch.route, batch.ring, batch.execution) = (route, ring, Some(execution));
-        (batch.members, batch.rows) = (members, rows as u32);
-        // What is late already must not push aside for ever what is not.
-        (batch.formed, batch.due, batch.sequence) = (self.now, due.max(self.now + makespan), sequence);
-        (batch.left, batch.spent) = (state.phases.steps, [0; 3]);
-        let uploaded = self.now + Nanos(state.expected(0));
-        let calc = state.expected(1);
+        let state = &mut self.routes[route];
+        let (ring, execution) = state.idle.pop().expect("it was looked for");
+        let (uploaded, calc) = (self.now + Nanos(state.expected(0)), state.expected(1));
         let id = self.batches.id(place);
         let of = &mut self.groups[group];
         class::pay(&mut of.classes, class);
         of.counters.close(why);
         of.rate.close(self.now);
         let class_state = &mut of.classes[class];
+        let due = class_state.due(due);
+        class_state.pace(calc, self.now);
         class_state.in_flight += 1;
-        class_state.flying.push_back(Flying { batch: id, uploaded, calc, began: None, end: Time::ZERO });
-        class_state.foresee(self.now);
-        let target = batcher::target(&of.policy, &of.view(class, self.now, self.now, self.draining));
-        of.classes[class].target = target;
+        self.servers[class_state.server].enter(id, due, uploaded, calc, self.now);
+        let batch = self.batches.get_mut(place);
+        (batch.route, batch.ring, batch.execution) = (route, ring, Some(execution));
+        (batch.members, batch.rows) = (members, rows as u32);
+        (batch.formed, batch.due, batch.sequence) = (self.now, due, self.sequence);
+        (batch.left, batch.spent) = (state.phases.steps, [0; 3]);
+        self.sequence += 1;
+        let head = Head { rows: 1, arrived: self.now, due };
+        let target = batcher::target(&self.groups[group].policy, &self.view(group, class, head));
+        self.groups[group].classes[class].target = target;
         self.actions.push_back(Action::Form(Ticket { route: route as u32, batch: id, ring, step: 0 }));
         self.offer(place);
         true
@@ -224,6 +216,9 @@ impl Scheduler {
             self.unstuck(ticket.route as usize);
         }
         let place = self.batches.place(ticket.batch).expect("a batch is over only when its commands are");
+        if !was_stuck {
+            self.leave_crew(place, ticket.step as usize);
+        }
         match result {
             Ok(()) => self.step_done(place, ticket.step as usize, end.0.saturating_sub(start.0)),
             Err(error) => self.step_failed(place, ticket.step as usize, error),
@@ -232,56 +227,48 @@ impl Scheduler {
 
     fn step_done(&mut self, place: usize, step: usize, took: u64) {
         let batch = self.batches.get_mut(place);
-        let route = batch.route;
-        let state = &self.routes[route];
-        let (group, class, phase) = (state.group, state.class, state.phases.of[step]);
+        let state = &self.routes[batch.route];
+        let (group, phase) = (state.group, state.phases.of[step]);
+        let server = self.groups[group].classes[state.class].server;
         let execution = batch.execution.as_mut().expect("a batch on its way has one");
         execution.done(step);
         batch.left[phase as usize] -= 1;
         batch.spent[phase as usize] += took;
-        let calc_over = phase == Phase::Calc && batch.left[Phase::Calc as usize] == 0;
+        let phase_over = batch.left[phase as usize] == 0;
+        let (uploaded, computed) = (phase_over && phase == Phase::Up, phase_over && phase == Phase::Calc);
         let (flying, over) = (batch.state == BatchState::Flying, execution.is_finished());
-        if state.threads[state.route.steps[step].lane] {
-            self.left_threads(group, class);
-        }
         if !flying {
             self.release_if_over(place);
             self.form(group);
             return;
         }
         self.offer(place);
-        let uploaded = phase == Phase::Up && self.batches.get(place).left[Phase::Up as usize] == 0;
         if uploaded {
-            self.uploaded(place);
+            self.servers[server].uploaded(self.batches.id(place), self.now);
         }
-        if calc_over {
+        if computed {
             self.computed(place);
         }
         if over {
             self.complete(place);
         }
-        if uploaded || calc_over || over {
-            self.form(group);
-        }
-    }
-
-    fn uploaded(&mut self, place: usize) {
-        let id = self.batches.id(place);
-        let state = &self.routes[self.batches.get(place).route];
-        let class = &mut self.groups[state.group].classes[state.class];
-        if let Some(flying) = class.flying_mut(id) {
-            flying.uploaded = self.now;
-            class.foresee(self.now);
+        match () {
+            () if computed => self.form_on(server),
+            () if uploaded || over => self.form(group),
+            () => {}
         }
     }
 
     /// The batch is no longer in the way of the next one's compute.
     pub(super) fn computed(&mut self, place: usize) {
-        let id = self.batches.id(place);
+        let server = self.server_of(place);
+        self.servers[server].leave(self.batches.id(place), self.now);
+    }
+
+    /// Where a batch computes.
+    pub(super) fn server_of(&self, place: usize) -> usize {
         let state = &self.routes[self.batches.get(place).route];
-        let class = &mut self.groups[state.group].classes[state.class];
-        class.flying.retain(|f| f.batch != id);
-        class.foresee(self.now);
+        self.groups[state.group].classes[state.class].server
     }
 
     /// Every step is done: its requests are answered, and lines and routes learn from it.
@@ -295,7 +282,9 @@ impl Scheduler {
         let took = [0, 1, 2].map(|phase| state.took(phase, spent[phase]));
         state.learn(took);
         let (group, class, size) = (state.group, state.class, state.route.batch);
-        self.groups[group].classes[class].fit.push(sample(size, took));
+        let of = &mut self.groups[group];
+        of.classes[class].fit.push(sample(size, took));
+        of.correct(self.requests.iter(members).next().map(|(_, r)| (self.now - r.arrived, r.foreseen)));
         while let Some(request) = self.requests.pop_front(&mut members) {
             let of = self.requests.get(request);
             let served = Served {
@@ -338,19 +327,14 @@ impl Scheduler {
     }
 
     pub(super) fn step_failed(&mut self, place: usize, step: usize, error: &DeviceError) {
+        let server = self.server_of(place);
         let batch = self.batches.get_mut(place);
-        let state = &self.routes[batch.route];
-        let (group, class) = (state.group, state.class);
-        let threads = state.threads[state.route.steps[step].lane];
         let flying = batch.state == BatchState::Flying;
         batch.execution.as_mut().expect("a batch on its way has one").failed(step, "failed");
-        if threads {
-            self.left_threads(group, class);
-        }
         match flying {
             true => self.abandon(place, Some(error)),
             false => self.release_if_over(place),
         }
-        self.form(group);
+        self.form_on(server);
     }
 }

@@ -50,6 +50,7 @@ pub(super) struct Lane {
     pub(super) first: usize,
     pub(super) slots: Vec<Slot>,
     depth: usize,
+    units: u32,
     units_free: u32,
     pub(super) ready: BinaryHeap<Reverse<Ready>>,
     /// Device it is lost with.
@@ -59,7 +60,7 @@ pub(super) struct Lane {
 impl Lane {
     pub(super) fn new(first: usize, slots: usize, depth: usize, units: u32, device: usize) -> Self {
         let slot = Slot { commands: VecDeque::with_capacity(depth), bound: Time(u64::MAX), stuck: false };
-        Self { first, slots: vec![slot; slots], depth, units_free: units, ready: BinaryHeap::new(), device }
+        Self { first, slots: vec![slot; slots], depth, units, units_free: units, ready: BinaryHeap::new(), device }
     }
 
     /// Takes the most urgent step, with the queue it goes to; `None` where none is ready or it finds no room.
@@ -81,8 +82,59 @@ impl Lane {
         Some(ended)
     }
 
-    /// Whether no queue takes commands any more.
-    pub(super) fn is_stuck(&self) -> bool {
-        self.slots.iter().all(|s| s.stuck)
+    /// Whether a command that takes so many units will find room once those that do not hang have ended.
+    pub(super) fn has_room(&self, need: u32) -> bool {
+        let stuck = self.slots.iter().filter(|s| s.stuck).flat_map(|s| &s.commands).map(|c| c.need).sum();
+        self.slots.iter().any(|s| !s.stuck) && need <= self.units.saturating_sub(stuck)
+    }
+}
+
+/// A tenant's part of a lane of threads: as many of its steps at once as its plan gives it lanes there.
+#[derive(Clone, Debug)]
+pub(super) struct Crew {
+    pub(super) lane: usize,
+    pub(super) lanes: usize,
+    /// Steps that are on the lane, or ready for it.
+    running: usize,
+    /// Steps that could be.
+    waiting: Vec<Ready>,
+}
+
+impl Crew {
+    pub(super) fn new(lane: usize, lanes: usize) -> Self {
+        Self { lane, lanes, running: 0, waiting: vec![] }
+    }
+
+    /// A step could run: whether it may be ready for the lane, or is kept back.
+    pub(super) fn enter(&mut self, ready: Ready) -> bool {
+        let may = self.running < self.lanes;
+        if may {
+            self.running += 1
+        } else {
+            self.waiting.push(ready)
+        }
+        may
+    }
+
+    /// A step has left the lane, or never got there: the most urgent one that was kept back follows.
+    pub(super) fn leave(&mut self) -> Option<Ready> {
+        let next = (0..self.waiting.len()).min_by_key(|i| self.waiting[*i]);
+        match next {
+            Some(next) => Some(self.waiting.swap_remove(next)),
+            None => {
+                self.running -= 1;
+                None
+            }
+        }
+    }
+
+    /// Takes back the steps of a batch that were kept back.
+    pub(super) fn recall(&mut self, batch: u64, mut taken: impl FnMut(u32)) {
+        self.waiting.retain(|r| {
+            if r.batch == batch {
+                taken(r.step);
+            }
+            r.batch != batch
+        });
     }
 }

@@ -35,6 +35,8 @@ pub(super) struct Request {
     pub(super) failures: u32,
     /// How often a device was lost with it aboard.
     pub(super) moves: u32,
+    /// Latency that was foreseen when it came, in nanoseconds; 0 where it was not asked for.
+    pub(super) foreseen: f64,
     /// Tells uses of the place apart.
     pub(super) generation: u32,
     /// Order of arrival.
@@ -71,6 +73,11 @@ impl Requests {
     /// Whether nobody has this number.
     pub(super) fn is_free(&self, id: u32) -> bool {
         self.table.get(id as usize).is_none_or(|r| r.state == State::Free)
+    }
+
+    /// Whether the use of a number that had this generation goes on.
+    pub(super) fn is_current(&self, id: u32, generation: u32) -> bool {
+        !self.is_free(id) && self.get(id).generation == generation
     }
 
     pub(super) fn get(&self, id: u32) -> &Request {
@@ -186,6 +193,7 @@ impl Request {
             expires: None,
             failures: 0,
             moves: 0,
+            foreseen: 0.0,
             generation: 0,
             sequence: 0,
             previous: NONE,

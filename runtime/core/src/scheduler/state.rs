@@ -3,13 +3,15 @@
 use tandem_ir::plan::Policy;
 use tandem_ir::{Nanos, Time};
 
-use super::batcher::{Close, View};
+use super::batcher::Close;
 use super::batches::RouteState;
 use super::class::Class;
+use super::lanes::Crew;
 use super::requests::List;
+use super::server::Server;
 use super::setup::{GroupSpec, Setup};
 use crate::adt::{Fit, Line, Lines, PhaseSample, RateEstimator};
-use crate::limits::FIT_RING;
+use crate::limits::{DUE_DEFAULT, FIT_RING};
 
 /// What a tenant's requests and batches came to, since the beginning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -71,6 +73,10 @@ pub(super) struct Group {
     /// Largest batch of any route.
     pub(super) rows_max: u64,
     pub(super) rate: RateEstimator,
+    /// By how much requests came later than foreseen when they were let in, near the most, in nanoseconds.
+    pub(super) margin: f64,
+    /// Its parts of lanes of threads.
+    pub(super) crews: Vec<Crew>,
     /// When to look again, though nothing happens.
     pub(super) timer: Time,
     /// Since when none of its routes can be used.
@@ -80,7 +86,14 @@ pub(super) struct Group {
 
 impl Group {
     /// An idle tenant; its routes learn which class they are in.
-    pub(super) fn new(spec: &GroupSpec, setup: &Setup, routes: &mut [RouteState], now: Time) -> Self {
+    pub(super) fn new(
+        g: usize,
+        setup: &Setup,
+        routes: &mut [RouteState],
+        servers: &mut Vec<Server>,
+        now: Time,
+    ) -> Self {
+        let spec = &setup.groups[g];
         let share = |r: usize| routes[r].route.share_permille;
         let mut shared: Vec<usize> = spec.routes.iter().copied().filter(|r| share(*r) > 0).collect();
         if shared.is_empty() {
@@ -90,18 +103,17 @@ impl Group {
         let mut members: Vec<Vec<usize>> = shared.iter().map(|r| vec![*r]).collect();
         for r in spec.routes.iter().copied().filter(|r| !shared.contains(r)) {
             // Beside the route that is busy on the same lane, for their phases lie on one line; else the first.
-            let lane = |r: usize| routes[r].lanes[routes[r].phases.busiest];
-            let class = shared.iter().position(|s| lane(*s) == lane(r)).unwrap_or(0);
+            let class = shared.iter().position(|s| routes[*s].busiest() == routes[r].busiest()).unwrap_or(0);
             members[class].push(r);
         }
         let mut classes = vec![];
         for (c, mut of) in members.into_iter().enumerate() {
             of.sort_by_key(|r| routes[*r].route.batch);
             let main = &routes[shared[c]];
-            let servers = setup.servers(&main.route, main.phases.busiest);
+            let server = server_of(setup, main, servers);
+            servers[server].groups.push(g);
             let fit = Fit::new(planned_lines(routes, &of), FIT_RING);
-            let mut class = Class::new(main.route.share_permille, servers, fit);
-            class.lanes = of.iter().map(|r| routes[*r].route.lanes.max(1) as usize).max().unwrap_or(1);
+            let mut class = Class::new(main.route.share_permille, server, fit);
             of.iter().for_each(|r| routes[*r].class = c);
             class.routes = of;
             classes.push(class);
@@ -118,34 +130,104 @@ impl Group {
             classes,
             rows_max,
             rate: RateEstimator::new(now, spec.millirate.map(|m| m as f64 * 1e-12)),
+            margin: 0.0,
+            crews: crews(spec, setup, routes),
             timer: Time(u64::MAX),
             lost_since: None,
             counters: Counters::default(),
         }
     }
 
-    /// What the policy looks at, if the next batch is this class's.
-    pub(super) fn view(&self, class: usize, now: Time, oldest: Time, draining: bool) -> View<'_> {
+    /// Latency that its requests are scheduled for.
+    pub(super) fn objective(&self) -> Nanos {
+        self.slo.unwrap_or(DUE_DEFAULT)
+    }
+
+    /// Whether it has a route that can be used.
+    pub(super) fn is_usable(&self) -> bool {
+        self.classes.iter().any(|c| c.capacity > 0)
+    }
+
+    /// Learns from the oldest request of a finished batch: its latency, and what was foreseen of it. So that few of those
+    /// that are let in come late, what was too short counts for more than what was too long.
+    pub(super) fn correct(&mut self, oldest: Option<(Nanos, f64)>) {
+        let (Some((took, foreseen)), Some(slo)) = (oldest, self.slo) else { return };
+        let short = took.0 as f64 - foreseen;
+        if foreseen > 0.0 {
+            let weight = if short > self.margin { TOO_SHORT } else { TOO_LONG };
+            self.margin = (self.margin + weight * (short - self.margin)).clamp(0.0, slo.0 as f64);
+        }
+    }
+
+    /// What a class takes of the tenant's requests.
+    pub(super) fn part(&self, class: usize) -> f64 {
         let shares: u64 = self.classes.iter().filter(|c| c.capacity > 0).map(|c| c.share).sum();
-        let class = &self.classes[class];
-        let part = if shares == 0 { 1.0 } else { class.share as f64 / shares as f64 };
-        View {
-            now,
-            rows: self.rows,
-            oldest,
-            capacity: class.capacity,
-            lines: class.fit.lines(),
-            rate: self.rate.rate(now) * part,
-            slo: self.slo,
-            computing: class.flying.len(),
-            servers: class.servers,
-            in_flight: class.in_flight,
-            free_at: class.free_at(now),
-            target: class.target,
-            draining,
+        if shares == 0 { 1.0 } else { self.classes[class].share as f64 / shares as f64 }
+    }
+}
+
+/// Weights of what was foreseen too short and too long: eight to one, so that about one in nine is still late by a
+/// little, and some forty batches forget what happened once.
+const TOO_SHORT: f64 = 0.25;
+const TOO_LONG: f64 = TOO_SHORT / 32.0;
+
+/// The server of a route's class: a stream's or link's is everybody's, of a CPU's lane each class has its own.
+fn server_of(setup: &Setup, main: &RouteState, servers: &mut Vec<Server>) -> usize {
+    let lane = main.busiest();
+    let known = servers.iter().position(|s| s.lane == lane && !setup.lanes[lane].threads);
+    known.unwrap_or_else(|| {
+        servers.push(Server::new(lane, setup.servers(&main.route, main.phases.busiest)));
+        servers.len() - 1
+    })
+}
+
+/// A tenant's parts of lanes of threads: as many lanes as the route of it that has the most there.
+fn crews(spec: &GroupSpec, setup: &Setup, routes: &mut [RouteState]) -> Vec<Crew> {
+    let mut crews: Vec<Crew> = vec![];
+    for r in spec.routes.iter().copied() {
+        let lanes = routes[r].route.lanes.max(1) as usize;
+        for l in (0..routes[r].lanes.len()).filter(|l| setup.lanes[routes[r].lanes[*l]].threads).collect::<Vec<_>>() {
+            let lane = routes[r].lanes[l];
+            let crew = crews.iter().position(|c| c.lane == lane).unwrap_or_else(|| {
+                crews.push(Crew::new(lane, 0));
+                crews.len() - 1
+            });
+            crews[crew].lanes = crews[crew].lanes.max(lanes);
+            routes[r].crews[l] = Some(crew);
+        }
+    }
+    crews
+}
+
+/// Sets how much of its busiest lane each class may call its own: by the rates that the tenants are planned for, where
+/// every one of the lane has one; else equal parts.
+pub(super) fn divide_lanes(groups: &mut [Group], setup: &Setup, routes: &[RouteState], servers: &[Server]) {
+    for (lane, spec) in setup.lanes.iter().enumerate() {
+        let units = if spec.threads { spec.slots } else { 1 };
+        let mut parts: Vec<(usize, usize, f64, Option<f64>)> = vec![];
+        for (g, group) in groups.iter().enumerate() {
+            for (c, class) in group.classes.iter().enumerate().filter(|(_, c)| servers[c.server].lane == lane) {
+                let main = class.routes.iter().map(|r| &routes[*r]).max_by_key(|r| r.route.share_permille);
+                let Some(main) = main else { continue };
+                let load = f64::from(main.need[main.phases.busiest]) / units as f64;
+                let item = main.phases.planned[1].0 as f64 / main.route.batch as f64;
+                let rate = setup.groups[g].millirate.map(|m| m as f64 * group.part(c));
+                parts.push((g, c, load, rate.map(|rate| rate * item * load)));
+            }
+        }
+        let demands: Option<f64> = parts.iter().map(|p| p.3).sum();
+        for (g, c, load, demand) in &parts {
+            let part = match (demands, demand) {
+                (Some(all), Some(own)) if all > 0.0 => own / all,
+                _ => 1.0 / parts.len() as f64,
+            };
+            groups[*g].classes[*c].stretch = load / part.max(PART_MIN);
         }
     }
 }
+
+/// Least part of a lane: a tenant that is planned for next to nothing is not put off for ever.
+const PART_MIN: f64 = 0.01;
 
 /// Lines through what the plan says of each route.
 fn planned_lines(routes: &[RouteState], of: &[usize]) -> Lines {

@@ -122,6 +122,10 @@ pub struct Checker {
     flights: BTreeMap<u64, Flight>,
     rings: BTreeSet<(u32, u32)>,
     on_queue: Vec<usize>,
+    /// By queue: its lane where that is one of threads, and threads of the command on it.
+    threads_lane: Vec<Option<usize>>,
+    threads_on: Vec<u32>,
+    cores: Vec<u32>,
     now: Time,
     arrivals: u64,
     /// The request whose arrival is being handled.
@@ -137,6 +141,8 @@ impl Checker {
     pub fn new(setup: &Setup, canary: Option<Canary>) -> Self {
         let mut group_of = vec![0; setup.routes.len()];
         setup.groups.iter().enumerate().for_each(|(g, group)| group.routes.iter().for_each(|r| group_of[*r] = g));
+        let lanes = setup.lanes.iter().enumerate();
+        let threads_lane = lanes.flat_map(|(i, l)| std::iter::repeat_n(l.threads.then_some(i), l.slots)).collect();
         let largest = |g: &crate::scheduler::GroupSpec| g.routes.iter().map(|r| setup.routes[*r].batch).max();
         Self {
             policies: setup.groups.iter().map(|g| g.policy.clone()).collect(),
@@ -151,6 +157,9 @@ impl Checker {
             flights: BTreeMap::new(),
             rings: BTreeSet::new(),
             on_queue: vec![0; setup.queues().count()],
+            threads_lane,
+            threads_on: vec![0; setup.queues().count()],
+            cores: setup.lanes.iter().map(|l| l.slots as u32).collect(),
             now: Time::ZERO,
             arrivals: 0,
             arriving: None,
@@ -211,13 +220,14 @@ impl Checker {
     /// Nothing is on the lanes of a device that comes back.
     fn back(&mut self, device: usize) {
         for queue in (0..self.on_queue.len()).filter(|q| self.device_of[*q] == device).collect::<Vec<_>>() {
-            self.on_queue[queue] = 0;
+            (self.on_queue[queue], self.threads_on[queue]) = (0, 0);
         }
     }
 
     fn ended(&mut self, completion: &Completion) -> Result<(), Violation> {
         let Completion { ticket, lane, result, .. } = completion;
         self.on_queue[*lane] = self.on_queue[*lane].saturating_sub(1);
+        self.threads_on[*lane] = 0;
         let Some(flight) = self.flights.get_mut(&ticket.batch) else {
             return self.broken("buffers outlive their commands", format!("{ticket:?} ends after its batch"));
         };
@@ -326,6 +336,14 @@ impl Checker {
         self.on_queue[queue] += 1;
         if self.on_queue[queue] > self.depth[queue] {
             return self.broken("queues hold as many commands as they may", format!("queue {queue}: {ticket:?}"));
+        }
+        if let Some(lane) = self.threads_lane[queue] {
+            self.threads_on[queue] = command.route.threads.max(1);
+            let on_lane = (0..self.threads_on.len()).filter(|q| self.threads_lane[*q] == Some(lane));
+            let threads: u32 = on_lane.map(|q| self.threads_on[q]).sum();
+            if threads > self.cores[lane] {
+                return self.broken("cores are promised once", format!("{threads} threads: {ticket:?}"));
+            }
         }
         let Some(flight) = self.flights.get_mut(&ticket.batch) else {
             return self.broken("commands belong to batches", format!("{ticket:?}"));
