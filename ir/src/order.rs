@@ -9,39 +9,50 @@ use crate::plan::Route;
 /// The partial order of a route's steps.
 #[derive(Clone, Debug)]
 pub struct Order {
+    lanes: usize,
     /// Lane of each step, and how many steps of the lane are before it.
     place: Vec<(usize, u32)>,
-    /// Steps of each lane.
-    on: Vec<Vec<usize>>,
     /// By step, then by lane: how many steps of the lane are done before it starts.
     done: Vec<u32>,
+    /// What each step waits for, without what another of these waits for.
+    waits: Vec<Vec<usize>>,
 }
 
 impl Order {
-    /// The order of a route's steps, in time and memory of steps x lanes.
+    /// The order of a route's steps, in time of (steps + waits) x lanes and memory of steps x lanes.
     ///
     /// # Panics
     /// If a step is on a lane that the route does not have, or comes after itself or a later one.
     pub fn of(route: &Route) -> Self {
         let lanes = route.lane_names.len();
-        let mut order = Self { place: vec![], on: vec![vec![]; lanes], done: vec![] };
+        let mut order = Self { lanes, place: vec![], done: vec![], waits: vec![] };
+        let (mut last, mut count) = (vec![None; lanes], vec![0; lanes]);
         for (i, step) in route.steps.iter().enumerate() {
+            let mut waits: Vec<usize> = step.after.iter().copied().chain(last[step.lane].replace(i)).collect();
+            waits.sort_unstable();
+            waits.dedup();
             let mut done = vec![0; lanes];
-            for p in step.after.iter().chain(order.on[step.lane].last()) {
-                done.iter_mut().zip(order.known(*p)).for_each(|(now, then)| *now = (*then).max(*now));
-                let (lane, place) = order.place[*p];
-                done[lane] = done[lane].max(place + 1);
+            for p in &waits {
+                done.iter_mut().zip(order.done_before(*p)).for_each(|(now, then)| *now = (*then).max(*now));
             }
-            order.place.push((step.lane, order.on[step.lane].len() as u32));
-            order.on[step.lane].push(i);
+            waits.retain(|p| {
+                let (lane, place) = order.place[*p];
+                done[lane] <= place
+            });
+            for p in &waits {
+                let (lane, place) = order.place[*p];
+                done[lane] = place + 1;
+            }
+            order.place.push((step.lane, count[step.lane]));
+            count[step.lane] += 1;
             order.done.extend(done);
+            order.waits.push(waits);
         }
         order
     }
 
-    fn known(&self, step: usize) -> &[u32] {
-        let lanes = self.on.len();
-        &self.done[step * lanes..(step + 1) * lanes]
+    fn done_before(&self, step: usize) -> &[u32] {
+        &self.done[step * self.lanes..(step + 1) * self.lanes]
     }
 
     /// How many steps there are.
@@ -52,13 +63,12 @@ impl Order {
     /// Whether one step is known to be done before another starts. No step is before itself.
     pub fn before(&self, earlier: usize, later: usize) -> bool {
         let (lane, place) = self.place[earlier];
-        self.known(later)[lane] > place
+        self.done_before(later)[lane] > place
     }
 
-    /// The last step of each lane that is known to be done before a step starts: whatever is before it is one of these or
-    /// before one.
-    pub fn latest_before(&self, step: usize) -> impl Iterator<Item = usize> + '_ {
-        self.on.iter().zip(self.known(step)).filter_map(|(on, done)| Some(on[done.checked_sub(1)? as usize]))
+    /// The least steps to wait for, ascending, at most one a lane: whatever is before the step is one of them or before one.
+    pub fn waits(&self, step: usize) -> &[usize] {
+        &self.waits[step]
     }
 }
 
@@ -106,11 +116,12 @@ mod tests {
             let (order, before) = (Order::of(&route), closure(&route));
             assert_eq!(order.steps(), route.steps.len());
             for (later, before) in before.iter().enumerate() {
-                let latest: Vec<usize> = order.latest_before(later).collect();
+                let waits = order.waits(later);
                 for (earlier, known) in before.iter().enumerate() {
                     assert_eq!(order.before(earlier, later), *known, "seed {seed}: {earlier} and {later}");
-                    let covered = latest.iter().any(|l| *l == earlier || order.before(earlier, *l));
-                    assert_eq!(covered, *known, "seed {seed}: {earlier} by way of {latest:?} before {later}");
+                    let by = waits.iter().filter(|w| **w == earlier || order.before(earlier, **w)).count();
+                    assert_eq!(by > 0, *known, "seed {seed}: {earlier} by way of {waits:?} before {later}");
+                    assert!(by <= 1 || !waits.contains(&earlier), "seed {seed}: {later} waits for {waits:?}");
                 }
                 assert!(!order.before(later, later));
             }

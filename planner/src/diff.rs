@@ -155,6 +155,15 @@ fn route(a: &Plan, b: &Plan, r: &Route, s: &Route, head: &str, out: &mut Vec<Str
             out.push(format!("{head}: work on {on} {old} -> {new}"));
         }
     }
+    let memory = |p: &Plan, r: &Route| {
+        (0..r.memory.len()).map(|d| (device(p, d), r.memory_bytes(d))).collect::<BTreeMap<_, _>>()
+    };
+    let after = memory(b, s);
+    for (on, old) in memory(a, r) {
+        if let Some(new) = after.get(&on).filter(|new| **new != old) {
+            out.push(format!("{head}: memory on {on} {old} -> {new}"));
+        }
+    }
     let places = |p: &Plan, r: &Route| {
         let each = r.segments.iter().flat_map(|s| s.nodes.iter().map(move |n| (n.clone(), s.device)));
         each.map(|(n, d)| (n, device(p, d))).collect::<Vec<_>>()

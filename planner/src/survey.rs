@@ -234,7 +234,8 @@ impl Survey<'_> {
         let mut evidence = vec![];
         for (d, device) in self.input.machine.devices.iter().enumerate() {
             let alone = points.iter().filter_map(|p| search::single(&p.problem, d).pop().map(|c| (p, c)));
-            let least = alone.filter(|(_, c)| c.score.excess == 0).min_by_key(|(_, c)| Goal::latency(&c.score));
+            let fits = alone.filter(|(p, c)| self.lacking(&p.problem, &c.segments) == 0);
+            let least = fits.min_by_key(|(_, c)| Goal::latency(&c.score));
             evidence.push(match least {
                 Some((p, c)) => format!(
                     "{} alone: at best {} at {} ({} collecting, {} executing)",

@@ -187,6 +187,7 @@ pub fn random_route(seed: u64) -> (Graph, Route) {
         devices: 1 + rng.below(3) as usize,
         time: [5, 100, 1_000_000][rng.below(3) as usize],
         launch: [0, 20, 5000][rng.below(3) as usize],
+        bytes: [60, 100_000][rng.below(2) as usize],
         ..Shape::default()
     };
     let mut problem = random_problem_of(shape, seed);

@@ -37,7 +37,7 @@ impl Events {
         let mut events = Self { arcs: vec![vec![]; 2 * order.steps()], heads: vec![] };
         for i in 0..order.steps() {
             events.link(2 * i + 1, 2 * i);
-            order.latest_before(i).for_each(|p| events.link(2 * i, 2 * p + 1));
+            order.waits(i).iter().for_each(|p| events.link(2 * i, 2 * p + 1));
         }
         events
     }

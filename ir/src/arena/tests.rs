@@ -1,4 +1,5 @@
 use super::*;
+use crate::limits::BATCHES_IN_FLIGHT_MAX;
 use crate::plan::{MemoryUse, Prediction, Segment, Step};
 use crate::units::Nanos;
 
@@ -160,4 +161,65 @@ fn no_life_and_too_large_are_named() {
     assert_eq!(error(|r| r.tensors[1].dims = Some(vec![1 << 40, 1 << 40])), large);
     assert_eq!(error(|r| r.tensors.iter_mut().for_each(|t| t.dims = Some(vec![1 << 62]))), large);
     assert_eq!(error(|r| r.segments.iter_mut().for_each(|s| s.workspace_bytes = Bytes(u64::MAX))), large);
+}
+
+/// Segments on the host, on an accelerator and on the host again, with copies between.
+fn there_and_back(host: u64, gpu: u64) -> Route {
+    let tensors = vec![tensor("x", 100), tensor("a", 64), tensor("b", 65), tensor("c", 1)];
+    let runs: [Run<'_>; 3] = [(0, &[0], &[1], 5), (1, &[1], &[2], 7), (0, &[2], &[3], 6)];
+    let copy = |tensor, from, to| Action::Copy { tensor, from, to };
+    let mut steps = vec![
+        step(0, Action::Run(0), &[], &[(0, 0)]),
+        step(2, copy(1, 0, 1), &[0], &[(1, 0)]),
+        step(1, Action::Run(1), &[1], &[(1, 1)]),
+        step(3, copy(2, 1, 0), &[2], &[(2, 1)]),
+        step(0, Action::Run(2), &[3], &[(2, 0)]),
+    ];
+    steps[0].duration = Nanos(host);
+    steps[2].duration = Nanos(gpu);
+    let mut route = route(4, tensors, &runs, steps);
+    (route.inputs, route.outputs) = (vec![0], vec![3]);
+    route.segments.iter_mut().for_each(|s| s.weight_bytes = Bytes(1000));
+    route.memory = memory(&route).unwrap();
+    route
+}
+
+#[test]
+fn batches_in_flight_have_arenas_and_those_that_compute_workspaces() {
+    let mut route = there_and_back(1, 9);
+    let of = |weights, arena, workspace| MemoryUse {
+        weights: Bytes(weights),
+        arena: Bytes(arena),
+        owned: Bytes(0),
+        workspace: Bytes(workspace),
+    };
+    assert_eq!(route.memory, [of(2000, 192, 6), of(1000, 192, 7)]);
+    assert_eq!(route.memory[0].peak(), Bytes(198));
+    assert_eq!((route.busiest_lane(), route.batches_in_flight()), (1, 4));
+    assert_eq!([0, 1].map(|d| route.segments_at_once(d)), [1, 1]);
+    assert_eq!([0, 1, 2].map(|d| route.memory_bytes(d).0), [2000 + 4 * 192 + 6, 1000 + 4 * 192 + 7, 0]);
+    route.lanes = 3;
+    assert_eq!(route.batches_in_flight(), 4, "batches wait for the accelerator");
+    assert_eq!(route.memory_bytes(0).0, 2000 + 4 * 192 + 3 * 6);
+
+    let mut route = there_and_back(9, 1);
+    route.lanes = 3;
+    assert_eq!((route.busiest_lane(), route.batches_in_flight()), (0, 6), "two more on the further lanes of the host");
+    assert_eq!(route.memory_bytes(1).0, 1000 + 6 * 192 + 7);
+    route.lanes = u32::MAX;
+    assert_eq!(route.batches_in_flight(), BATCHES_IN_FLIGHT_MAX);
+
+    let chain = chain();
+    assert_eq!(chain.batches_in_flight(), 2, "the next batch is there when one is done");
+    assert_eq!(chain.segments_at_once(0), 1);
+}
+
+#[test]
+fn what_engines_own_is_counted_for_each_batch_in_flight() {
+    let mut route = there_and_back(1, 9);
+    route.tensors[1].dims = None;
+    route.memory = memory(&route).unwrap();
+    assert_eq!((route.memory[1].arena, route.memory[1].owned), (Bytes(128), Bytes(64)));
+    assert_eq!(route.memory[1].beside(), Bytes(64 + 7));
+    assert_eq!(route.memory_bytes(1).0, 1000 + 4 * (128 + 64) + 7);
 }

@@ -115,6 +115,7 @@ impl Explanation {
             ("lanes", number(u64::from(self.lanes.0))),
             ("threads", number(u64::from(self.lanes.1))),
             ("prediction", prediction),
+            ("batches_in_flight", number(self.batches_in_flight as u64)),
             ("bottleneck", text(&self.bottleneck.1)),
             ("bottleneck_ns", number(self.bottleneck.0.0)),
             ("devices", self.devices_json()),
@@ -136,7 +137,15 @@ impl Explanation {
             fields.extend(d.work.flops.map(|f| ("flops", number(f.0))));
             fields.extend(d.work.moved.map(|b| ("moved_bytes", number(b.0))));
             fields.push(("unknown_operators", number(d.work.unknown)));
-            fields.extend([("weight_bytes", number(d.weights.0)), ("busy_ns", number(d.busy.0))]);
+            let memory = [
+                ("weight_bytes", d.memory.weights),
+                ("arena_bytes", d.memory.arena),
+                ("owned_bytes", d.memory.owned),
+                ("workspace_bytes", d.memory.workspace),
+                ("memory_bytes", d.held),
+            ];
+            fields.extend(memory.map(|(name, bytes)| (name, number(bytes.0))));
+            fields.push(("busy_ns", number(d.busy.0)));
             Json::Object(fields)
         })
     }

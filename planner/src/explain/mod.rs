@@ -14,13 +14,14 @@ pub use text::summary;
 use std::collections::BTreeMap;
 
 use tandem_ir::graph::{Graph, NodeId};
-use tandem_ir::plan::{DeviceWork, MethodReport, Objective, Plan};
+use tandem_ir::plan::{DeviceWork, MemoryUse, MethodReport, Objective, Plan, Route};
 use tandem_ir::profile::Profile;
 use tandem_ir::units::{Bytes, Nanos, Time};
 
 use crate::build::Workbench;
 use crate::error::PlanError;
 use crate::plan::{Understood, understand};
+use crate::problem::DeviceModel;
 use crate::segments::{Segments, quotient};
 use crate::timeline::{self, Work};
 
@@ -31,8 +32,10 @@ pub struct DeviceShare {
     pub device: String,
     /// What its operators do.
     pub work: DeviceWork,
-    /// Constants they hold.
-    pub weights: Bytes,
+    /// Memory that the route needs there.
+    pub memory: MemoryUse,
+    /// The same with all its batches in flight.
+    pub held: Bytes,
     /// Its lane's busy time a batch.
     pub busy: Nanos,
 }
@@ -132,6 +135,8 @@ pub struct Explanation {
     pub objective: Objective,
     /// What it promises.
     pub prediction: tandem_ir::plan::Prediction,
+    /// Batches in flight at once.
+    pub batches_in_flight: usize,
     /// Time of the busiest lane a batch, and its name.
     pub bottleneck: (Nanos, String),
     /// Shares of the devices.
@@ -186,7 +191,8 @@ pub fn explain(
         objective,
         prediction: derived.map(|r| r.prediction.clone()).unwrap_or_default(),
         bottleneck: (busiest, bottleneck),
-        devices: shares(graph, &route, derived.map_or(&[][..], |r| &r.work)),
+        batches_in_flight: derived.map_or(0, Route::batches_in_flight),
+        devices: shares(&route, derived),
         segments: segment_views(graph, &route),
         boundaries: boundaries(graph, &route, objective),
         steps: step_views(graph, &route),
@@ -202,20 +208,15 @@ fn nodes_of(route: &Understood<'_>, segment: usize) -> Vec<NodeId> {
     nodes
 }
 
-fn shares(graph: &Graph, route: &Understood<'_>, work: &[DeviceWork]) -> Vec<DeviceShare> {
-    let problem = &route.problem;
-    let mut shares: Vec<DeviceShare> = vec![];
-    for (d, device) in problem.devices.iter().enumerate() {
-        let mine = (0..route.segments.len()).filter(|s| usize::from(route.segments.device[*s]) == d);
-        let nodes: Vec<NodeId> = mine.flat_map(|s| nodes_of(route, s)).collect();
-        shares.push(DeviceShare {
-            device: device.name.clone(),
-            work: work.get(d).cloned().unwrap_or_default(),
-            weights: Bytes(crate::emit::weight_bytes(graph, &nodes)),
-            busy: route.timeline.busy[d],
-        });
-    }
-    shares
+fn shares(route: &Understood<'_>, derived: Option<&Route>) -> Vec<DeviceShare> {
+    let share = |(d, device): (usize, &DeviceModel)| DeviceShare {
+        device: device.name.clone(),
+        work: derived.and_then(|r| r.work.get(d).cloned()).unwrap_or_default(),
+        memory: derived.and_then(|r| r.memory.get(d).cloned()).unwrap_or_default(),
+        held: derived.map(|r| r.memory_bytes(d)).unwrap_or_default(),
+        busy: route.timeline.busy[d],
+    };
+    route.problem.devices.iter().enumerate().map(share).collect()
 }
 
 fn segment_views(graph: &Graph, route: &Understood<'_>) -> Vec<SegmentView> {

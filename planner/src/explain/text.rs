@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use tandem_ir::graph::Graph;
-use tandem_ir::plan::{Action, Objective, Plan, Route};
+use tandem_ir::plan::{Action, MemoryUse, Objective, Plan, Route};
 use tandem_ir::units::{Bytes, Nanos};
 
 use super::{Alternative, Boundary, DeviceShare, Explanation, Moved, SegmentView};
@@ -93,9 +93,16 @@ impl Explanation {
     pub fn text(&self) -> String {
         let mut out = self.head().join("\n") + "\n\ndevices\n";
         for d in &self.devices {
-            let DeviceShare { device, work, weights, busy } = d;
-            let operators = work.operators;
+            let DeviceShare { device, work, memory, held, busy } = d;
+            let (operators, weights) = (work.operators, memory.weights);
             let _ = writeln!(out, "  {device}: {operators} operators, {work}, {weights} of weights, busy {busy}");
+            let MemoryUse { arena, owned, workspace, .. } = memory;
+            let owned = if *owned > Bytes::ZERO { format!(" and {owned} of the engine's") } else { String::new() };
+            let batches = self.batches_in_flight;
+            let _ = writeln!(
+                out,
+                "    memory {held} with {batches} batches in flight: {arena}{owned} each, {workspace} more while one computes"
+            );
         }
         out.push_str("\nsegments\n");
         for (i, s) in self.segments.iter().enumerate() {
@@ -204,6 +211,7 @@ pub fn summary(plan: &Plan, tenant: &str, graph: &Graph, batch: Option<u64>) -> 
         route.prediction.makespan,
         if route.prediction.modelled { " (modelled)" } else { "" }
     );
+    let _ = writeln!(out, "{}", held(plan, route));
     kept.extend(notes.iter().map(|n| format!("note: {n}")));
     kept.iter().for_each(|line| {
         let _ = writeln!(out, "{line}");
@@ -222,6 +230,15 @@ fn placed(plan: &Plan, route: &Route) -> String {
     let used = plan.derived.machine.devices.iter().zip(&route.work).filter(|(_, w)| w.operators > 0);
     let each: Vec<String> = used.map(|(d, w)| format!("{} on {} ({w})", w.operators, d.name)).collect();
     format!("{} at batch {}: {total} operators: {}", route.tenant, route.batch, each.join(", "))
+}
+
+/// Memory by device, those that need none left out.
+fn held(plan: &Plan, route: &Route) -> String {
+    let each = plan.derived.machine.devices.iter().enumerate().map(|(d, device)| (device, route.memory_bytes(d)));
+    let used = each.filter(|(_, held)| *held > Bytes::ZERO);
+    let each: Vec<String> =
+        used.map(|(device, held)| format!("{held} of {} on {}", device.memory, device.name)).collect();
+    format!("memory with {} batches in flight: {}", route.batches_in_flight(), each.join(", "))
 }
 
 /// Values that one device's segment makes and another's reads, counted once a pair of segments.

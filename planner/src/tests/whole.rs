@@ -6,6 +6,7 @@ use tandem_ir::units::{Bytes, Nanos};
 use tandem_ir::{Graph, Machine, Plan};
 
 use crate::PlanError;
+use crate::build::LaneConfig;
 use crate::plan::{self, PlanInput, RebuildInput};
 use crate::testing::{self, Rng, Shape};
 
@@ -163,6 +164,33 @@ fn pins_hold_and_memory_binds() {
     match plan::plan(&input) {
         Err(PlanError::Infeasible(why)) => assert!(why.bytes_over.is_some() && why.nearest_slo.is_none(), "{why}"),
         other => panic!("expected too little memory, found {other:?}"),
+    }
+}
+
+#[test]
+fn memory_counts_all_batches_in_flight_to_the_byte() {
+    for seed in 0..20 {
+        let (graph, mut machine) = (graph(seed, 12), testing::machine(4, false));
+        let plan = |machine: &Machine| {
+            let mut input = testing::input(&graph, machine);
+            input.tenants[0].lanes = Some(LaneConfig { lanes: 1 + seed as u32 % 4, threads: 1 });
+            plan::plan(&input)
+        };
+        let roomy = plan(&machine).expect("feasible").derived.routes.remove(0);
+        let (needed, alone) = (roomy.memory_bytes(0), roomy.memory[0].peak());
+        assert!(needed >= alone + roomy.memory[0].arena, "seed {seed}: two batches in flight at least");
+        machine.devices[0].memory = needed;
+        let exact = plan(&machine).expect("what is needed is there");
+        assert_eq!(exact.derived.routes[0].memory, roomy.memory);
+        assert!(!has_errors(&check_plan(&exact, "p.yaml")), "seed {seed}");
+        machine.devices[0].memory = Bytes(needed.0 - 1);
+        match plan(&machine) {
+            Err(PlanError::Infeasible(why)) => {
+                assert_eq!(why.bytes_over, Some(Bytes(1)), "seed {seed}");
+                assert!(why.evidence[0].contains("cannot hold"), "seed {seed}: {why}");
+            }
+            other => panic!("seed {seed}: expected a byte too little, found {other:?}"),
+        }
     }
 }
 
