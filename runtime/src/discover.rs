@@ -15,6 +15,7 @@ use tandem_ir::machine::Engine;
 use tandem_ir::{Bytes, Device, DeviceKind, Link, Machine, Nanos};
 
 pub use cuda::{Gpu, gpus};
+pub(crate) use lookup::has_cuda_provider;
 pub use lookup::{OrtLookup, Places, find_onnxruntime, find_onnxruntime_in};
 pub use system::{SystemFacts, system_facts};
 
@@ -38,7 +39,7 @@ impl OrtStatus {
     /// The status of what a lookup found; `version` is what the library said once loaded, or why it could not be.
     pub fn new(lookup: OrtLookup, version: Option<Result<String, String>>) -> Self {
         let OrtLookup { found, mut looked } = lookup;
-        let cuda = found.as_ref().and_then(|f| f.parent()).is_some_and(lookup::has_cuda_provider);
+        let cuda = found.as_ref().and_then(|f| f.parent()).is_some_and(has_cuda_provider);
         let version = version.and_then(|v| v.map_err(|why| looked.push(format!("it could not be loaded: {why}"))).ok());
         Self { library: found, version, cuda, looked }
     }

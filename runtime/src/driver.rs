@@ -11,6 +11,7 @@
 //! Data: values are handed around, never copied, except by copies between memories (see `driver/space.rs`).
 
 mod crew;
+pub mod devices;
 pub mod drive;
 mod feed;
 mod inner;

@@ -4,14 +4,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use tandem_core::DeviceSpec;
 use tandem_core::scheduler::{Event, Served, Setup, SetupError};
 use tandem_ir::plan::{BoundDim, Plan, Policy, Tenant};
-use tandem_ir::{Bytes, Device as Described, DeviceKind, Dim, Graph, Kind, Nanos};
+use tandem_ir::{Dim, Graph, Kind, Nanos};
 use tandem_onnx::import::Model;
 use tandem_onnx::value::{TensorValue, Value};
 
-use crate::device::threaded::{Clock, Threaded};
+use crate::device::threaded::Clock;
+use crate::driver::devices::devices;
 use crate::driver::drive::{Answer, Ask, Asked, Driver, DriverError};
 use crate::driver::works::{RowAxis, Rows, Works, output_axes};
 use crate::driver::{RunError, RunnerOptions};
@@ -157,17 +157,8 @@ impl Serving {
             measured.push(took);
         }
         let clock = Clock::start();
-        let lanes: Vec<String> = self.setup.queues().map(|q| q.name.clone()).collect();
-        let threads = lanes.len();
-        let spec = DeviceSpec {
-            name: "host".into(),
-            kind: DeviceKind::Cpu,
-            lanes,
-            memory: plan.derived.machine.devices.first().map_or(Bytes::ZERO, |d: &Described| d.memory),
-            engine: engines.first().map_or(String::new(), |e| format!("{} {}", e.name(), e.version())),
-        };
-        let device = Threaded::start(spec, works.clone(), clock, threads).map_err(DriverError::Thread)?;
-        let driver = Driver::start(&self.setup, works, vec![Box::new(device)], clock)?;
+        let devices = devices(&self.setup, &plan.derived.machine, &works, clock).map_err(DriverError::Thread)?;
+        let driver = Driver::start(&self.setup, works, devices, clock)?;
         measured.iter().enumerate().for_each(|(route, took)| driver.observe(route, took));
         let _ = self.driver.set(Arc::new(driver));
         Ok(())

@@ -15,3 +15,5 @@ pub mod shares;
 pub mod streamed;
 mod times;
 pub(crate) mod values;
+
+pub(in crate::device) use codes::told;

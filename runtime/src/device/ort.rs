@@ -19,6 +19,8 @@
 
 #![allow(unsafe_code)]
 
+mod bound;
+pub mod cuda;
 mod profile;
 mod raw;
 mod values;
@@ -68,6 +70,11 @@ impl OrtEngine {
         let engine = OrtEngine { version: version.into(), path: path.into() };
         *opened = Some(engine.clone());
         Ok(engine)
+    }
+
+    /// The library that is loaded, if one is.
+    pub fn opened() -> Option<OrtEngine> {
+        OPENED.lock().unwrap_or_else(|poison| poison.into_inner()).clone()
     }
 
     /// Where the library was loaded from.
@@ -146,8 +153,13 @@ impl OrtSession {
         if let Some(folder) = profiling.as_ref().map(|p| p.folder.path()).or(folder) {
             save_graph(&made, folder)?;
         }
+        Ok(Self { profiling, ..Self::open(image, &made)? })
+    }
+
+    /// With these options, and without profiling.
+    fn open(image: &SegmentImage, made: &Owned<sys::OrtSessionOptions>) -> Result<Self, EngineError> {
         let weights: Vec<Weight> = image.weights.iter().map(aligned).collect();
-        lend_weights(&made, &weights)?;
+        lend_weights(made, &weights)?;
         let mut session = null_mut();
         // SAFETY: the model's bytes and the options live through the call; ONNX models are parsed, not referred to.
         check(unsafe {
@@ -163,7 +175,7 @@ impl OrtSession {
         let inputs = ports(&session, &image.inputs, values::Side::Input)?;
         let outputs = ports(&session, &image.outputs, values::Side::Output)?;
         let weights = weights.into_iter().map(|w| w.data).collect();
-        Ok(Self { inner: Arc::new(Inner { session, inputs, outputs, _weights: weights }), profiling })
+        Ok(Self { inner: Arc::new(Inner { session, inputs, outputs, _weights: weights }), profiling: None })
     }
 
     fn run_raw(&self, inputs: &[Value]) -> Result<Vec<Value>, EngineError> {

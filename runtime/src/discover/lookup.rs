@@ -169,6 +169,6 @@ fn version_of(file: &str) -> Option<Vec<u64>> {
 }
 
 /// Whether the CUDA provider's library lies in the folder.
-pub(super) fn has_cuda_provider(folder: &Path) -> bool {
+pub(crate) fn has_cuda_provider(folder: &Path) -> bool {
     ["libonnxruntime_providers_cuda.so", "onnxruntime_providers_cuda.dll"].iter().any(|f| folder.join(f).is_file())
 }

@@ -3,7 +3,6 @@ use std::path::Path;
 
 use tandem_ir::{Bytes, DeviceKind};
 
-use super::lookup::has_cuda_provider;
 use super::*;
 
 fn file(path: &Path, text: &str) {

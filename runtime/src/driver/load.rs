@@ -3,14 +3,17 @@
 use std::sync::Arc;
 
 use tandem_ir::plan::{Route, Segment};
-use tandem_ir::{DeviceKind, Machine, NodeId, TensorId};
+use tandem_ir::{Device, DeviceKind, Machine, NodeId, TensorId};
 use tandem_onnx::cut;
 use tandem_onnx::import::Model;
 
-use super::space::{EmulatedSpace, HostSpace, Space};
+use super::space::{EmulatedSpace, HostSpace, ResidentSpace, Space};
 use super::work::Piece;
 use super::{RunError, RunnerOptions, inner};
-use crate::engine::{Engine, SessionOptions};
+use crate::device::accelerator::{Accelerator, Stream};
+use crate::device::cuda::values::{Slots, Values};
+use crate::device::ort::cuda::{self, CudaEngine, CudaOptions};
+use crate::engine::{Engine, EngineError, SessionOptions};
 
 /// What computes on a device.
 pub(super) struct Host {
@@ -18,6 +21,8 @@ pub(super) struct Host {
     engine: Option<Arc<dyn Engine>>,
     threads: u32,
     pub(super) description: String,
+    /// The accelerator that it computes on, and the stream there.
+    on: Option<(Arc<dyn Accelerator>, Stream)>,
 }
 
 /// Chooses an engine for every device that the route uses.
@@ -39,42 +44,93 @@ pub(super) fn hosts(
     let mut hosts = vec![];
     for (i, device) in machine.devices.iter().enumerate() {
         if !route.segments.iter().any(|s| s.device == i) {
-            hosts.push(Host { engine: None, threads, description: String::new() });
+            hosts.push(Host { engine: None, threads, description: String::new(), on: None });
             continue;
         }
         let absent = |why: String| RunError::Absent { device: device.name.clone(), why };
-        let planned = device.engines.iter().find_map(|p| engines.iter().find(|e| e.name() == p.name));
-        let real = i == 0 && device.kind == DeviceKind::Cpu;
-        let (engine, emulated) = match (real, planned) {
-            (true, Some(engine)) => (engine, false),
-            (true, None) if options.emulate || device.engines.is_empty() => {
-                (engines.first().ok_or_else(|| absent("no engine is here".into()))?, false)
+        let first = |why: &str| engines.iter().find(|e| e.runs_on().is_none()).ok_or_else(|| absent(why.into()));
+        let (engine, emulated) = if i == 0 && device.kind == DeviceKind::Cpu {
+            match device.engines.iter().find_map(|p| engines.iter().find(|e| e.name() == p.name)) {
+                Some(engine) => (engine.clone(), false),
+                None if options.emulate || device.engines.is_empty() => (first("no engine is here")?.clone(), false),
+                None => return Err(absent(none_of(device))),
             }
-            (false, _) if options.emulate || device.emulated => {
-                (engines.first().ok_or_else(|| absent("no engine is here to emulate it".into()))?, true)
-            }
-            _ => {
-                let names: Vec<_> = device.engines.iter().map(|e| e.name.as_str()).collect();
-                return Err(absent(format!("none of its engines ({}) is here", names.join(", "))));
+        } else if device.emulated {
+            (first("no engine is here to emulate it")?.clone(), true)
+        } else {
+            match accelerated(machine, i, engines) {
+                Ok(engine) => (engine, false),
+                Err(_) if options.emulate => (first("no engine is here to emulate it")?.clone(), true),
+                Err(why) => return Err(absent(why)),
             }
         };
+        let on = engine.runs_on();
         let plural = if threads == 1 { "" } else { "s" };
-        let plain = format!("{} {}, {threads} thread{plural}", engine.name(), engine.version());
+        let plain = match &on {
+            Some(_) => format!("{} {}", engine.name(), engine.version()),
+            None => format!("{} {}, {threads} thread{plural}", engine.name(), engine.version()),
+        };
         let description = if emulated { format!("numeric emulator over {plain}") } else { plain };
-        hosts.push(Host { engine: Some(engine.clone()), threads, description });
+        hosts.push(Host { engine: Some(engine), threads, description, on });
     }
     Ok(hosts)
 }
 
-/// The memory of every device of the machine: the host's, and emulated ones.
-pub(super) fn spaces(names: &[String], machine: &Machine) -> Vec<Box<dyn Space>> {
-    let space = |(i, device): (usize, &tandem_ir::Device)| -> Box<dyn Space> {
-        match i {
-            0 => Box::new(HostSpace::new(device.name.clone(), names.to_vec())),
-            _ => Box::new(EmulatedSpace::new(device.name.clone(), names.to_vec())),
-        }
+fn none_of(device: &Device) -> String {
+    let names: Vec<_> = device.engines.iter().map(|e| e.name.as_str()).collect();
+    format!("none of its engines ({}) is here", names.join(", "))
+}
+
+/// The engine of the machine's accelerator at this position: one that was given, or ONNX Runtime's CUDA provider. Else why
+/// there is none.
+fn accelerated(machine: &Machine, at: usize, engines: &[Arc<dyn Engine>]) -> Result<Arc<dyn Engine>, String> {
+    let device = &machine.devices[at];
+    let ordinal = machine.devices[..at].iter().filter(|d| d.kind == DeviceKind::Gpu).count();
+    let here = |e: &&Arc<dyn Engine>| e.runs_on().is_some_and(|(accelerator, _)| accelerator.ordinal() == ordinal);
+    let given = |planned: &str| engines.iter().filter(here).find(|e| e.name() == planned);
+    if let Some(engine) = device.engines.iter().find_map(|planned| given(&planned.name)) {
+        return Ok(engine.clone());
+    }
+    if !device.engines.iter().any(|planned| planned.name == cuda::NAME) {
+        return Err(none_of(device));
+    }
+    match CudaEngine::open(ordinal, &CudaOptions::default()) {
+        Ok(engine) => Ok(Arc::new(engine)),
+        Err(EngineError::Missing { why, .. }) => Err(format!("{}: {why}", none_of(device))),
+        Err(error) => Err(format!("{}: {error}", none_of(device))),
+    }
+}
+
+/// So many sets of the memories of all devices: the host's, accelerators', and emulated ones.
+pub(super) fn spaces(
+    route: &Route,
+    names: &[String],
+    machine: &Machine,
+    hosts: &[Host],
+    sets: usize,
+) -> Result<Vec<Vec<Box<dyn Space>>>, RunError> {
+    let names: Arc<[String]> = names.into();
+    let place = |device: usize| format!("memory of {}", machine.devices[device].name);
+    let slots = |device: usize| match &hosts[device].on {
+        None => Ok(None),
+        Some(_) => Slots::of(route, device).map(Some).map_err(|error| {
+            let source = EngineError::Failed { engine: "driver".into(), why: error.to_string() };
+            RunError::Engine { place: place(device), source }
+        }),
     };
-    machine.devices.iter().enumerate().map(space).collect()
+    let slots: Vec<Option<Slots>> = (0..machine.devices.len()).map(slots).collect::<Result<_, _>>()?;
+    let space = |device: usize| -> Result<Box<dyn Space>, RunError> {
+        let name = &machine.devices[device].name;
+        Ok(match (&hosts[device].on, &slots[device]) {
+            (Some((accelerator, stream)), Some(slots)) => {
+                let values = Values::new(name, names.clone(), slots, accelerator.clone(), *stream);
+                Box::new(ResidentSpace(values.map_err(|source| RunError::Engine { place: place(device), source })?))
+            }
+            _ if device == 0 => Box::new(HostSpace::new(name.clone(), names.to_vec())),
+            _ => Box::new(EmulatedSpace::new(name.clone(), names.to_vec())),
+        })
+    };
+    (0..sets).map(|_| (0..machine.devices.len()).map(space).collect()).collect()
 }
 
 /// A route's segments, loaded.

@@ -1,12 +1,17 @@
 //! Memories, for one batch in flight: where the values of a route are.
 //!
 //! A value gets onto a device by a copy or by a run there, and by nothing else. The host hands values around without
-//! copying a byte; an emulated device copies every byte that comes or goes.
+//! copying a byte; an emulated device copies every byte that comes or goes, and so does an accelerator.
+//!
+//! A space does what it is told at once and returns when it is done. Where more is to be had, for an accelerator does
+//! things by itself, it is had from [`Space::resident`].
 
 use std::sync::{Mutex, MutexGuard};
 
 use tandem_onnx::value::Value;
 
+use crate::device::accelerator::Stream;
+use crate::device::cuda::values::Values;
 use crate::device::emulated::{BufferId, EmulatedMemory};
 use crate::engine::{EngineError, Session};
 
@@ -24,6 +29,10 @@ pub(super) trait Space: Send + Sync {
     fn free(&self, tensor: usize);
     /// Forgets all values.
     fn clear(&self);
+    /// The values, where they are in an accelerator's memory.
+    fn resident(&self) -> Option<&Values> {
+        None
+    }
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -135,5 +144,47 @@ impl Space for EmulatedSpace {
 
     fn clear(&self) {
         (0..self.buffers.len()).for_each(|tensor| self.free(tensor));
+    }
+}
+
+/// An accelerator's memory.
+pub(super) struct ResidentSpace(pub(super) Values);
+
+impl ResidentSpace {
+    /// Waits for what was begun, and also where it failed half-way: what is on the stream uses the values' memory.
+    fn done<T>(&self, stream: Stream, begun: Result<T, EngineError>) -> Result<T, EngineError> {
+        let waited = self.0.wait(stream);
+        begun.and_then(|begun| waited.map(|()| begun))
+    }
+}
+
+impl Space for ResidentSpace {
+    fn device(&self) -> &str {
+        self.0.device()
+    }
+
+    fn put(&self, tensor: usize, value: Value) -> Result<(), EngineError> {
+        self.done(Stream::Upload, self.0.begin_put(tensor, &value))
+    }
+
+    fn get(&self, tensor: usize) -> Result<Value, EngineError> {
+        self.done(Stream::Download, self.0.begin_get(tensor))?;
+        self.0.end_get(tensor)
+    }
+
+    fn run(&self, session: &dyn Session, inputs: &[usize], outputs: &[usize]) -> Result<(), EngineError> {
+        self.done(self.0.compute(), self.0.begin_run(session, inputs, outputs))
+    }
+
+    fn free(&self, tensor: usize) {
+        self.0.free(tensor);
+    }
+
+    fn clear(&self) {
+        self.0.clear();
+    }
+
+    fn resident(&self) -> Option<&Values> {
+        Some(&self.0)
     }
 }

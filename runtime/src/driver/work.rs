@@ -1,5 +1,7 @@
 //! A route that is loaded: sessions for its segments, and memory for the batches in flight.
 
+mod streamed;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -78,7 +80,7 @@ impl Work {
     ) -> Result<Self, RunError> {
         let hosts = load::hosts(&route, machine, engines, options)?;
         let load::Loaded { pieces, names, notes } = load::pieces(&route, model, machine, &hosts, options)?;
-        let rings = (0..rings).map(|_| load::spaces(&names, machine)).collect();
+        let rings = load::spaces(&route, &names, machine, &hosts, rings)?;
         let (ports, inputs) = ports(&route, model)?;
         let outputs = sources(&route, model)?;
         let devices = hosts.iter().map(|h| h.description.clone()).collect();

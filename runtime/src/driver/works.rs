@@ -1,5 +1,7 @@
 //! The values of a served plan: every route loaded and warm, requests gathered into batches and batches split again.
 
+mod streamed;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};

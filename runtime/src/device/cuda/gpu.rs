@@ -9,6 +9,7 @@
 
 use std::ffi::c_void;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use cudarc::driver::result::{self, DriverError};
@@ -46,6 +47,7 @@ pub struct Gpu {
     context: Arc<CudaContext>,
     ordinal: usize,
     compute: Vec<RawStream>,
+    turns: AtomicUsize,
     upload: RawStream,
     download: RawStream,
     events: Mutex<Events>,
@@ -116,6 +118,7 @@ impl Gpu {
         let mut gpu = Self {
             ordinal,
             compute: vec![],
+            turns: AtomicUsize::new(0),
             upload: stream(most)?,
             download: stream(most)?,
             events: Mutex::default(),
@@ -131,6 +134,11 @@ impl Gpu {
             gpu.compute.push(made);
         }
         Ok(gpu)
+    }
+
+    /// A stream for segments: each in turn.
+    pub(in crate::device) fn turn(&self) -> Stream {
+        Stream::Compute(self.turns.fetch_add(1, Ordering::Relaxed) % self.compute.len())
     }
 
     /// Multiprocessors that segments may use, and of how many; `None` where it is all of them.

@@ -23,6 +23,9 @@ use crate::device::threaded::Clock;
 use crate::engine::EngineError;
 use crate::limits::{ANCHOR_AGE_MAX, FAILED_BATCHES_KEPT, MARK_SPIN};
 
+/// What went wrong, and with what: `segment 2 on gpu0 (..)`.
+pub type Fault = (String, EngineError);
+
 /// Puts commands on streams.
 pub trait Enqueue: Send + Sync + 'static {
     /// The stream that a command goes to, always the same for the same step of a route.
@@ -32,13 +35,13 @@ pub trait Enqueue: Send + Sync + 'static {
     ///
     /// # Errors
     /// What went wrong. What was put on the stream nevertheless is waited for before the command ends.
-    fn begin(&self, command: &Command) -> Result<(), DeviceError>;
+    fn begin(&self, command: &Command) -> Result<(), Fault>;
 
     /// The stream has done it: hands over what it made, and frees what it frees.
     ///
     /// # Errors
     /// What went wrong.
-    fn end(&self, command: &Command) -> Result<(), DeviceError>;
+    fn end(&self, command: &Command) -> Result<(), Fault>;
 }
 
 impl<W: Enqueue> Enqueue for Arc<W> {
@@ -46,20 +49,20 @@ impl<W: Enqueue> Enqueue for Arc<W> {
         self.as_ref().stream(command)
     }
 
-    fn begin(&self, command: &Command) -> Result<(), DeviceError> {
+    fn begin(&self, command: &Command) -> Result<(), Fault> {
         self.as_ref().begin(command)
     }
 
-    fn end(&self, command: &Command) -> Result<(), DeviceError> {
+    fn end(&self, command: &Command) -> Result<(), Fault> {
         self.as_ref().end(command)
     }
 }
 
-/// What an engine said, as a device says it; `what` is what it was about.
-pub fn device_error(device: &str, what: &str, error: EngineError) -> DeviceError {
+/// A fault as a device says it.
+fn device_error(device: &str, (what, error): Fault) -> DeviceError {
     let device = device.to_owned();
     match error {
-        EngineError::OutOfMemory { needed, .. } => DeviceError::OutOfMemory { device, value: what.to_owned(), needed },
+        EngineError::OutOfMemory { needed, .. } => DeviceError::OutOfMemory { device, value: what, needed },
         EngineError::Lost { why, .. } => DeviceError::Lost { device, why },
         EngineError::Missing { engine, why }
         | EngineError::Unsupported { engine, why }
@@ -228,7 +231,7 @@ impl<S: Streams + ?Sized, W: Enqueue> Shared<S, W> {
     /// Puts a command on its stream between two marks; with the marks, if both are there.
     fn begin(&self, command: &Command, last: &mut Option<Stream>) -> (Option<(Mark, Mark)>, Result<(), DeviceError>) {
         let stream = self.work.stream(command);
-        let said = |error| device_error(&self.spec.name, "a mark", error);
+        let said = |error| device_error(&self.spec.name, ("a mark".into(), error));
         // The lane is one queue, whatever streams it feeds.
         let behind = match last.replace(stream) {
             Some(other) if other != stream => self.streams.follow(stream, other),
@@ -278,7 +281,7 @@ impl<S: Streams + ?Sized, W: Enqueue> Shared<S, W> {
     /// Waits for one command.
     fn finish(&self, lane: usize, begun: Begun, failed: bool, clock: &mut LaneClock) -> Completion {
         let Begun { command, enqueued, marks, mut result } = begun;
-        let said = |error| device_error(&self.spec.name, "what was enqueued", error);
+        let said = |error| device_error(&self.spec.name, ("what was enqueued".into(), error));
         let reached = marks.map_or(Ok(()), |(_, to)| self.wait(to).map_err(said));
         result = result.and(reached);
         if result.is_ok() {
@@ -304,11 +307,15 @@ impl<S: Streams + ?Sized, W: Enqueue> Shared<S, W> {
         self.streams.wait(mark)
     }
 
-    fn foreign(&self, call: impl FnOnce() -> Result<(), DeviceError>) -> Result<(), DeviceError> {
-        catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
-            let (device, engine) = (self.spec.name.clone(), self.spec.engine.clone());
-            Err(DeviceError::Failed { device, engine, why: panic_words(panic.as_ref()) })
-        })
+    fn foreign(&self, call: impl FnOnce() -> Result<(), Fault>) -> Result<(), DeviceError> {
+        let device = &self.spec.name;
+        match catch_unwind(AssertUnwindSafe(call)) {
+            Ok(result) => result.map_err(|fault| device_error(device, fault)),
+            Err(panic) => {
+                let (engine, why) = (self.spec.engine.clone(), panic_words(panic.as_ref()));
+                Err(DeviceError::Failed { device: device.clone(), engine, why })
+            }
+        }
     }
 }
 

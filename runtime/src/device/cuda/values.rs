@@ -74,11 +74,6 @@ impl Slots {
         });
         Ok(Self { arena_bytes: layout.size.0, slots, coming, going })
     }
-
-    /// Bytes of pinned host memory that a batch in flight takes at first.
-    pub fn pinned_bytes(&self) -> u64 {
-        self.coming.iter().chain(&self.going).map(|(_, bytes)| *bytes as u64).sum()
-    }
 }
 
 /// The values of one batch in flight.

@@ -252,7 +252,7 @@ fn write_string(tensor: &Owned<sys::OrtValue>, index: usize, text: &[u8]) -> Res
     Ok(())
 }
 
-fn signed(dims: &[u64]) -> Result<Vec<i64>, EngineError> {
+pub(super) fn signed(dims: &[u64]) -> Result<Vec<i64>, EngineError> {
     let convert = |d: &u64| i64::try_from(*d).map_err(|_| failed(format!("a size of {d}")));
     dims.iter().map(convert).collect()
 }
@@ -324,11 +324,8 @@ fn scalars(tensor: &TensorValue) -> Vec<Value> {
     }
 }
 
-fn take_tensor(
-    value: Owned<sys::OrtValue>,
-    session: &Arc<Inner>,
-    inputs: &[Value],
-) -> Result<TensorValue, EngineError> {
+/// Element type and shape of a tensor.
+pub(super) fn shape(value: &Owned<sys::OrtValue>) -> Result<(DType, Vec<u64>), EngineError> {
     let (mut code, mut shape, mut rank) = (0i32, std::ptr::null(), 0usize);
     // SAFETY: the value lives and is a tensor; the code is read as the integer it is in C. The shape is the value's
     // own.
@@ -343,6 +340,15 @@ fn take_tensor(
         shape.iter().map(|d| u64::try_from(*d).unwrap_or(0)).collect()
     };
     let dtype = dtype_of(code).ok_or_else(|| unsupported(format!("element type {code}")))?;
+    Ok((dtype, dims))
+}
+
+fn take_tensor(
+    value: Owned<sys::OrtValue>,
+    session: &Arc<Inner>,
+    inputs: &[Value],
+) -> Result<TensorValue, EngineError> {
+    let (dtype, dims) = shape(&value)?;
     let elements: u64 = dims.iter().product();
     if dtype == DType::String {
         let data = Data::Strings(Arc::new(read_strings(&value, elements as usize)?));
@@ -411,7 +417,7 @@ impl AsRef<[u8]> for Memory {
 macro_rules! codes {
     ($($dtype:ident $code:ident,)*) => {
         /// The interface's element type. Its codes are not ONNX's from 23 on.
-        fn code_of(dtype: DType) -> sys::ONNXTensorElementDataType {
+        pub(super) fn code_of(dtype: DType) -> sys::ONNXTensorElementDataType {
             match dtype { $(DType::$dtype => sys::ONNXTensorElementDataType::$code,)* }
         }
 
