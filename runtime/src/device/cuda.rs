@@ -13,6 +13,7 @@ pub mod gpu;
 pub mod measure;
 pub mod shares;
 pub mod streamed;
+pub mod testing;
 mod times;
 pub(crate) mod values;
 
