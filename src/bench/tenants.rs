@@ -47,20 +47,28 @@ pub fn run(context: &Context, model: &str, batch: u64, common: &BenchCommon) -> 
     let session = || engine.load(&cut::original(&imported), &options);
     let sessions = [session()?, session()?];
     let (mut time, mut tail) = (vec![], vec![]);
+    let (mut planned, mut own) = (vec![], vec![]);
     for round in 0..rounds + 1 {
         let mut seen = [Turn::default(), Turn::default()];
         for turn in 0..2 {
             let who = (turn + round) % 2;
             seen[who] = match who {
                 0 => both(|tenant| ask(driver, tenant, &inputs, batch))?,
-                _ => both(|tenant| own(&sessions[tenant], &inputs))?,
+                _ => both(|tenant| direct(&sessions[tenant], &inputs))?,
             };
         }
         // The first round warms both.
         if round > 0 {
+            planned.push(seen[0]);
+            own.push(seen[1]);
             time.push(seen[1].runs as f64 / seen[0].runs as f64);
             tail.push(seen[0].p99.as_secs_f64() / seen[1].p99.as_secs_f64());
         }
+    }
+    for (who, turns) in [("planned", &planned), ("the engine's own options", &own)] {
+        let runs = stats::median(&turns.iter().map(|t: &Turn| t.runs as f64 / TURN.as_secs_f64()).collect::<Vec<_>>());
+        let p99 = stats::median(&turns.iter().map(|t| t.p99.as_secs_f64() * 1e3).collect::<Vec<_>>());
+        context.say(&format!("{who}: {runs:.0} runs/s, p99 {p99:.2} ms (medians of {rounds} turns)"));
     }
     let line =
         |what: &str, values: &[f64], most| Line::new(what, "ratio", stats::bootstrap(values), Some(most), rounds);
@@ -119,7 +127,7 @@ fn both(work: impl Fn(usize) -> Result<()> + Sync) -> Result<Turn> {
     Ok(Turn { runs: all.len(), p99 })
 }
 
-fn own(session: &Arc<dyn Session>, inputs: &[Value]) -> Result<()> {
+fn direct(session: &Arc<dyn Session>, inputs: &[Value]) -> Result<()> {
     session.run(inputs).map(drop).map_err(Into::into)
 }
 

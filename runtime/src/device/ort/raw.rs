@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::path::Path;
-use std::ptr::{NonNull, null_mut};
+use std::ptr::{NonNull, null, null_mut};
 use std::sync::OnceLock;
 
 pub(super) use ::ort::sys;
@@ -126,6 +126,8 @@ pub(super) fn load(path: &Path) -> Result<String, EngineError> {
         check((api().CreateEnvWithCustomLogger)(log, null_mut(), warning, c"tandem".as_ptr(), &mut environment))?;
         check((api().GetAllocatorWithDefaultOptions)(&mut allocator))?;
         check((api().CreateCpuMemoryInfo)(arena, default, &mut host))?;
+        // One arena for all sessions: what one segment has just given back, and is still in the caches, the next one takes.
+        check((api().CreateAndRegisterAllocator)(environment, host, null()))?;
     }
     PROCESS.get_or_init(|| Process { environment, allocator, host });
     Ok(version)
