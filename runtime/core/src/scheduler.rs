@@ -196,11 +196,10 @@ impl Scheduler {
         let groups = (0..setup.groups.len()).map(|g| Group::new(g, setup, &mut routes, &mut servers, now)).collect();
         let (mut lanes, mut lane_of) = (vec![], vec![]);
         for (i, spec) in setup.lanes.iter().enumerate() {
-            let units = spec.slots * if spec.threads { 1 } else { spec.depth };
-            lanes.push(Lane::new(lane_of.len(), spec.slots, spec.depth, units as u32, spec.device));
+            lanes.push(Lane::new(lane_of.len(), spec, setup.in_flight()));
             lane_of.extend(std::iter::repeat_n(i, spec.slots));
         }
-        let batches = Batches::default();
+        let batches = Batches::new(setup.in_flight());
         let mut scheduler = Self {
             now,
             requests: Requests::default(),
@@ -213,7 +212,7 @@ impl Scheduler {
             lost: 0,
             draining: false,
             sequence: 0,
-            actions: VecDeque::new(),
+            actions: VecDeque::with_capacity(4 * setup.in_flight()),
             dirty: 0,
             expiries: BinaryHeap::new(),
             expiries_max: limits::EXPIRIES_KEPT,

@@ -88,13 +88,14 @@ pub(super) fn target(policy: &Policy, view: &View<'_>) -> f64 {
 }
 
 fn fixed(preferred: &[u64], delay: Nanos, view: &View<'_>) -> Decision {
-    // One more than compute at once where there is something to prepare, so that its upload is hidden.
+    // What cannot grow goes as soon as it has buffers.
+    if view.rows >= view.capacity {
+        return Decision::Close(view.capacity, Close::Full);
+    }
+    // Of others one more than compute at once where there is something to prepare, so that its upload is hidden.
     let ahead = usize::from(view.lines.up.at(1.0) > 0.0);
     if view.computing >= view.servers + ahead {
         return Decision::Wait;
-    }
-    if view.rows >= view.capacity {
-        return Decision::Close(view.capacity, Close::Full);
     }
     if let Some(size) = preferred.iter().rev().find(|p| **p <= view.rows) {
         return Decision::Close(*size, Close::Full);

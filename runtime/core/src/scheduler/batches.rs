@@ -45,13 +45,18 @@ pub(super) struct Batch {
 }
 
 /// All batches.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Batches {
     table: Vec<Batch>,
     free: Vec<u32>,
 }
 
 impl Batches {
+    /// Places for so many.
+    pub(super) fn new(in_flight: usize) -> Self {
+        Self { table: Vec::with_capacity(in_flight), free: Vec::with_capacity(in_flight) }
+    }
+
     /// The place of a batch, unless it is over.
     pub(super) fn place(&self, id: u64) -> Option<usize> {
         let place = (id & u64::from(u32::MAX)) as usize;

@@ -11,6 +11,8 @@ use std::collections::{BinaryHeap, VecDeque};
 
 use tandem_ir::Time;
 
+use super::setup::LaneSpec;
+
 /// A step that may be submitted. Ordered by urgency.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Ready {
@@ -58,9 +60,14 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new(first: usize, slots: usize, depth: usize, units: u32, device: usize) -> Self {
-        let slot = Slot { commands: VecDeque::with_capacity(depth), bound: Time(u64::MAX), stuck: false };
-        Self { first, slots: vec![slot; slots], depth, units, units_free: units, ready: BinaryHeap::new(), device }
+    /// An idle lane, whose first queue has this number, for so many batches in flight.
+    pub(super) fn new(first: usize, spec: &LaneSpec, in_flight: usize) -> Self {
+        let LaneSpec { slots, depth, .. } = *spec;
+        let units = (slots * if spec.threads { 1 } else { depth }) as u32;
+        let slot = || Slot { commands: VecDeque::with_capacity(depth), bound: Time(u64::MAX), stuck: false };
+        let slots = (0..slots).map(|_| slot()).collect();
+        let ready = BinaryHeap::with_capacity(in_flight);
+        Self { first, slots, depth, units, units_free: units, ready, device: spec.device }
     }
 
     /// Takes the most urgent step, with the queue it goes to; `None` where none is ready or it finds no room.
@@ -101,8 +108,8 @@ pub(super) struct Crew {
 }
 
 impl Crew {
-    pub(super) fn new(lane: usize, lanes: usize) -> Self {
-        Self { lane, lanes, running: 0, waiting: vec![] }
+    pub(super) fn new(lane: usize, in_flight: usize) -> Self {
+        Self { lane, lanes: 0, running: 0, waiting: Vec::with_capacity(in_flight) }
     }
 
     /// A step could run: whether it may be ready for the lane, or is kept back.

@@ -39,8 +39,8 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn new(lane: usize, width: usize) -> Self {
-        Self { lane, width, groups: vec![], flying: vec![] }
+    pub(super) fn new(lane: usize, width: usize, in_flight: usize) -> Self {
+        Self { lane, width, groups: vec![], flying: Vec::with_capacity(in_flight) }
     }
 
     /// Batches that a further one would come after, were it due by then.
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn who_is_more_urgent_comes_first_but_for_those_in_their_last_step() {
-        let mut server = Server::new(0, 1);
+        let mut server = Server::new(0, 1, 0);
         assert_eq!((server.in_front(Time(9)), server.free_at(Time(9), Time(5))), (0, Time(5)));
         server.enter(1, Time(100), Time(10), 20, Time(0));
         server.began(1, false, Time(10));
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn as_many_run_at_once_as_there_are_lanes() {
-        let mut server = Server::new(0, 2);
+        let mut server = Server::new(0, 2, 0);
         (0..3).for_each(|b| server.enter(b, Time(b), Time(0), 10 + b, Time(0)));
         assert_eq!(server.free_at(Time(9), Time(0)), Time(11));
         server.leave(0, Time(4));

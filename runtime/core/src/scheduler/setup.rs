@@ -154,6 +154,11 @@ impl Setup {
         route.batches_in_flight()
     }
 
+    /// Batches of all routes in flight at once.
+    pub(super) fn in_flight(&self) -> usize {
+        self.routes.iter().map(|r| self.rings(r)).sum()
+    }
+
     pub(super) fn check(&self) -> Result<(), SetupError> {
         let counts = [
             ("lanes", LANES_MAX, self.lanes.len()),

@@ -176,7 +176,7 @@ fn server_of(setup: &Setup, main: &RouteState, servers: &mut Vec<Server>) -> usi
     let lane = main.busiest();
     let known = servers.iter().position(|s| s.lane == lane && !setup.lanes[lane].threads);
     known.unwrap_or_else(|| {
-        servers.push(Server::new(lane, setup.servers(&main.route, main.phases.busiest)));
+        servers.push(Server::new(lane, setup.servers(&main.route, main.phases.busiest), setup.in_flight()));
         servers.len() - 1
     })
 }
@@ -189,7 +189,7 @@ fn crews(spec: &GroupSpec, setup: &Setup, routes: &mut [RouteState]) -> Vec<Crew
         for l in (0..routes[r].lanes.len()).filter(|l| setup.lanes[routes[r].lanes[*l]].threads).collect::<Vec<_>>() {
             let lane = routes[r].lanes[l];
             let crew = crews.iter().position(|c| c.lane == lane).unwrap_or_else(|| {
-                crews.push(Crew::new(lane, 0));
+                crews.push(Crew::new(lane, setup.in_flight()));
                 crews.len() - 1
             });
             crews[crew].lanes = crews[crew].lanes.max(lanes);
