@@ -1,13 +1,18 @@
-//! `[NAME=]MODEL[,rate=R][,slo=D]`, `--shape NAME=DIMS`, `--pin DEVICE=PATTERN` and `--model NAME=PATH` as typed, read.
+//! `[NAME=]MODEL[,rate=R][,slo=D]`, `--shape NAME=DIMS`, `--pin DEVICE=PATTERN`, `--model NAME=PATH`, `--arrivals
+//! [TENANT=]SPEC` and `--serving POLICY` as typed, read.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
-use tandem_ir::Nanos;
+use tandem_core::sim::ArrivalSpec;
 use tandem_ir::format::scalar::Rate;
 use tandem_ir::limits::TENANTS_MAX;
-use tandem_ir::plan::{BoundDim, Part};
+use tandem_ir::plan::{BoundDim, Part, Policy, Serving};
+use tandem_ir::{Nanos, check};
+
+use crate::cli::{PolicyChoice, ServingArgs};
+use crate::context::report;
 
 /// Reads `images=Nx3x640x640`: `N` (or `2N`) is the batch, `x` or `,` separates. An empty right side is a scalar.
 /// A name may hold `=`, for dimensions never do.
@@ -147,6 +152,55 @@ pub fn tenant_name(model: &str) -> String {
     }
 }
 
+/// The serving section: what it says now, and in its place what was asked for; of tenants with batches up to so many.
+pub fn serving(args: &ServingArgs, now: &Serving, largest_batch: u64) -> Result<Serving> {
+    let (mut preferred, mut queue_delay) = match &now.policy {
+        Policy::Fixed { preferred, queue_delay } => (preferred.clone(), *queue_delay),
+        Policy::AdtSerial | Policy::AdtSlide | Policy::AdtFlow => Default::default(),
+    };
+    if !args.preferred.is_empty() {
+        preferred = args.preferred.clone();
+    }
+    if let Some(text) = &args.queue_delay {
+        queue_delay = text.parse().map_err(|e| anyhow!("--queue-delay {text}: {e}"))?;
+    }
+    let policy = match args.serving {
+        Some(PolicyChoice::Fixed) => Policy::Fixed { preferred, queue_delay },
+        None if matches!(now.policy, Policy::Fixed { .. }) => Policy::Fixed { preferred, queue_delay },
+        Some(PolicyChoice::AdtSerial) => Policy::AdtSerial,
+        Some(PolicyChoice::AdtSlide) => Policy::AdtSlide,
+        Some(PolicyChoice::AdtFlow) => Policy::AdtFlow,
+        None => now.policy.clone(),
+    };
+    let given = [("--preferred", !args.preferred.is_empty()), ("--queue-delay", args.queue_delay.is_some())];
+    if let Some((option, _)) = given.into_iter().find(|(_, g)| *g && !matches!(policy, Policy::Fixed { .. })) {
+        bail!("{option}: expected it with --serving fixed only, found it with {}", policy.name());
+    }
+    let serving = Serving { policy, queue_max: args.queue_max.or(now.queue_max) };
+    // Before anything is measured, not only once the plan is made.
+    report("the serving section", check::check_serving(&serving, largest_batch))?;
+    Ok(serving)
+}
+
+/// Reads `[TENANT=]SPEC`, one for each tenant, by position; `None` where none was given. With one tenant its name may be
+/// left out.
+pub fn arrivals(texts: &[String], tenants: &[&str]) -> Result<Vec<Option<ArrivalSpec>>> {
+    let mut specs = vec![None; tenants.len()];
+    for text in texts {
+        let named = |name: &&str| text.strip_prefix(*name).is_some_and(|rest| rest.starts_with('='));
+        let (tenant, spec) = match (tenants.iter().position(named), tenants) {
+            (Some(tenant), _) => (tenant, &text[tenants[tenant].len() + 1..]),
+            (None, [_]) => (0, text.as_str()),
+            (None, _) => bail!("--arrivals {text}: expected TENANT=SPEC, TENANT one of {}", tenants.join(", ")),
+        };
+        let spec = spec.parse().map_err(|e| anyhow!("--arrivals {text}: {e}"))?;
+        if specs[tenant].replace(spec).is_some() {
+            bail!("--arrivals {text}: tenant \"{}\" has arrivals already", tenants[tenant]);
+        }
+    }
+    Ok(specs)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -203,6 +257,26 @@ mod tests {
         ] {
             let Wanted { name: found, model, millirate: rate, .. } = tenant(&text).expect("a tenant");
             assert_eq!((found.as_str(), model.as_str(), rate), (name, odd, millirate), "{text}");
+        }
+    }
+
+    #[test]
+    fn arrivals_are_a_tenant_s() {
+        let read = |texts: &[&str], tenants: &[&str]| {
+            arrivals(&texts.iter().map(|t| (*t).to_owned()).collect::<Vec<_>>(), tenants).map_err(|e| format!("{e:#}"))
+        };
+        let spec = |text: &str| Some(text.parse::<ArrivalSpec>().expect("arrivals"));
+        assert_eq!(read(&["poisson:4"], &["a"]), Ok(vec![spec("poisson:4")]));
+        assert_eq!(read(&["a=trace:x=y"], &["a"]), Ok(vec![spec("trace:x=y")]));
+        assert_eq!(read(&["b=uniform:4"], &["a", "b"]), Ok(vec![None, spec("uniform:4")]));
+        for (texts, message) in [
+            (&["uniform:4"] as &[&str], "expected TENANT=SPEC, TENANT one of a, b"),
+            (&["c=uniform:4"], "expected TENANT=SPEC, TENANT one of a, b"),
+            (&["a=uniform:x"], "--arrivals a=uniform:x: arrivals: expected requests a second"),
+            (&["a=uniform:4", "a=uniform:5"], "tenant \"a\" has arrivals already"),
+        ] {
+            let error = read(texts, &["a", "b"]).expect_err("refused");
+            assert!(error.contains(message), "{error}");
         }
     }
 

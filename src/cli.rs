@@ -98,6 +98,8 @@ pub enum Command {
     Run(RunArgs),
     /// Serves a plan over HTTP (Open Inference Protocol v2) until SIGTERM
     Serve(ServeArgs),
+    /// Plays a plan in virtual time: the real scheduler on the timing emulator; exit code 1 if an objective is missed
+    Simulate(SimulateArgs),
     /// Measures tandem itself against its targets, side by side with what it is compared to
     Bench(BenchArgs),
     /// Lists, builds and fetches models
@@ -166,6 +168,23 @@ pub struct ProfileArgs {
     pub output: Option<PathBuf>,
 }
 
+/// What takes the place of a plan's serving section.
+#[derive(Args, Debug, Clone)]
+pub struct ServingArgs {
+    /// When waiting requests are closed into a batch [default: as the plan says; of a new plan: adt-flow]
+    #[arg(long, value_enum, value_name = "POLICY")]
+    pub serving: Option<PolicyChoice>,
+    /// Of --serving fixed: how long the oldest request waits for a preferred size, e.g. 2ms
+    #[arg(long, value_name = "DURATION")]
+    pub queue_delay: Option<String>,
+    /// Of --serving fixed: batch sizes that are closed at once, e.g. 4,8 (without them: the largest)
+    #[arg(long, value_delimiter = ',', value_name = "SIZES")]
+    pub preferred: Vec<u64>,
+    /// Most requests of a tenant that wait; the next one is refused (without it: as many as the runtime allows)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub queue_max: Option<u32>,
+}
+
 #[derive(Args, Debug)]
 pub struct PlanArgs {
     /// ONNX files, zoo:NAME, or fetched:NAME, each a tenant: with the name it is called by, the requests a second it is
@@ -199,18 +218,8 @@ pub struct PlanArgs {
     /// Batches even where a batch was seen to differ from its rows
     #[arg(long)]
     pub insist_batch: bool,
-    /// When waiting requests are closed into a batch [default: adt-flow; with --from: as the plan says]
-    #[arg(long, value_enum, value_name = "POLICY")]
-    pub serving: Option<PolicyChoice>,
-    /// Of --serving fixed: how long the oldest request waits for a preferred size, e.g. 2ms
-    #[arg(long, value_name = "DURATION")]
-    pub queue_delay: Option<String>,
-    /// Of --serving fixed: batch sizes that are closed at once, e.g. 4,8 (without them: the largest)
-    #[arg(long, value_delimiter = ',', value_name = "SIZES")]
-    pub preferred: Vec<u64>,
-    /// Most requests of a tenant that wait; the next one is refused (without it: as many as the runtime allows)
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub queue_max: Option<u32>,
+    #[command(flatten)]
+    pub serving: ServingArgs,
     /// Starts from a plan's authored part; with --search none its placement is kept and only the derived part rebuilt
     #[arg(long, value_name = "PLAN", conflicts_with = "models")]
     pub from: Option<PathBuf>,
@@ -327,6 +336,32 @@ pub struct ServeArgs {
     /// After that: how long requests in flight may take before they are cut
     #[arg(long, default_value = "30s", value_name = "DURATION")]
     pub drain_timeout: String,
+}
+
+#[derive(Args, Debug)]
+pub struct SimulateArgs {
+    /// A plan file
+    pub plan: PathBuf,
+    /// When requests of a tenant come: uniform:RATE, poisson:RATE, steps:RATE@DURATION,.. or trace:FILE (a moment a
+    /// line); repeatable. Without it: at random, at the rate the tenant is planned for
+    #[arg(long, value_name = "[TENANT=]SPEC")]
+    pub arrivals: Vec<String>,
+    /// How long requests come
+    #[arg(long, default_value = "60s", value_name = "DURATION")]
+    pub duration: String,
+    /// Seed of random arrivals and of jitter
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// By how many thousandths of its planned duration a step may be shorter or longer
+    #[arg(long, default_value_t = 0, value_name = "PERMILLE", value_parser = clap::value_parser!(u64).range(..=1000))]
+    pub jitter: u64,
+    #[command(flatten)]
+    pub serving: ServingArgs,
+    /// Writes Chrome/Perfetto trace events of the first steps
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
 }
 
 #[derive(Args, Debug)]

@@ -55,6 +55,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Diff(args) => commands::diff::run(&args),
         Command::Run(args) => commands::run::run(&context, &args),
         Command::Serve(args) => commands::serve::run(&context, &args),
+        Command::Simulate(args) => commands::simulate::run(&context, &args),
         Command::Bench(args) => bench::run(&context, &args),
         Command::Models(args) => commands::models::run(&context, &args),
     }

@@ -45,6 +45,11 @@ fn serving_sections_are_filled_and_kept() {
 }
 
 #[test]
+fn plans_are_simulated() {
+    script::run("simulate.script");
+}
+
+#[test]
 fn wrong_words_are_refused() {
     script::run("words.script");
 }

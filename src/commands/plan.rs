@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use tandem_ir::plan::{Authored, MethodReport, Objective, Policy, Serving};
+use tandem_ir::plan::{Authored, MethodReport, Objective, Serving};
 use tandem_ir::{Graph, Machine, Nanos, Plan, Profile, check, format};
 use tandem_onnx::import::Model;
 use tandem_planner::plan::{PlanInput, RebuildInput, TenantInput};
@@ -11,7 +11,7 @@ use tandem_planner::search::Method;
 use tandem_planner::{PlanError, shares};
 
 use crate::binding::{self, Wanted};
-use crate::cli::{PlanArgs, PolicyChoice};
+use crate::cli::PlanArgs;
 use crate::commands::profile::{Gathered, Wish, gather};
 use crate::context::{Context, negative, read_document, report};
 use crate::output::write_out;
@@ -48,7 +48,6 @@ struct Asked {
     slo: Option<Nanos>,
     objective: Option<Objective>,
     search: Option<Method>,
-    queue_delay: Option<Nanos>,
 }
 
 impl Asked {
@@ -66,37 +65,7 @@ impl Asked {
             "latency" => Objective::Latency,
             _ => Objective::Throughput,
         });
-        let delay = |s: &str| s.parse().map_err(|e| anyhow!("--queue-delay {s}: {e}"));
-        let queue_delay = args.queue_delay.as_deref().map(delay).transpose()?;
-        Ok(Self { tenants, slo, objective, search, queue_delay })
-    }
-
-    /// The serving section: what it says now, and in its place what was asked for.
-    fn serving(&self, args: &PlanArgs, now: &Serving, largest_batch: u64) -> Result<Serving> {
-        let (mut preferred, mut queue_delay) = match &now.policy {
-            Policy::Fixed { preferred, queue_delay } => (preferred.clone(), *queue_delay),
-            Policy::AdtSerial | Policy::AdtSlide | Policy::AdtFlow => Default::default(),
-        };
-        if !args.preferred.is_empty() {
-            preferred = args.preferred.clone();
-        }
-        queue_delay = self.queue_delay.unwrap_or(queue_delay);
-        let policy = match args.serving {
-            Some(PolicyChoice::Fixed) => Policy::Fixed { preferred, queue_delay },
-            None if matches!(now.policy, Policy::Fixed { .. }) => Policy::Fixed { preferred, queue_delay },
-            Some(PolicyChoice::AdtSerial) => Policy::AdtSerial,
-            Some(PolicyChoice::AdtSlide) => Policy::AdtSlide,
-            Some(PolicyChoice::AdtFlow) => Policy::AdtFlow,
-            None => now.policy.clone(),
-        };
-        let given = [("--preferred", !args.preferred.is_empty()), ("--queue-delay", self.queue_delay.is_some())];
-        if let Some((option, _)) = given.into_iter().find(|(_, g)| *g && !matches!(policy, Policy::Fixed { .. })) {
-            bail!("{option}: expected it with --serving fixed only, found it with {}", policy.name());
-        }
-        let serving = Serving { policy, queue_max: args.queue_max.or(now.queue_max) };
-        // Before anything is measured, not only once the plan is made.
-        report("the serving section", check::check_serving(&serving, largest_batch))?;
-        Ok(serving)
+        Ok(Self { tenants, slo, objective, search })
     }
 }
 
@@ -104,7 +73,7 @@ type Made = (Plan, Vec<(String, Graph)>);
 
 fn fresh(context: &Context, args: &PlanArgs, wish: &Asked) -> Result<Made> {
     let largest = args.batch.iter().max().copied().unwrap_or(0);
-    let serving = wish.serving(args, &Serving::default(), largest)?;
+    let serving = binding::serving(&args.serving, &Serving::default(), largest)?;
     let machine = context.machine(&args.machine)?;
     let mut models = vec![];
     for tenant in &wish.tenants {
@@ -218,7 +187,7 @@ fn again(context: &Context, args: &PlanArgs, from: &Path, wish: &Asked) -> Resul
     // All batches the plan may choose from, not only those of its routes: its bounds speak of them all.
     let mut batches: Vec<u64> = authored.tenants().flat_map(|t| t.batches.iter().copied()).collect();
     let largest = batches.iter().max().copied().unwrap_or(0);
-    authored.serving = wish.serving(args, &authored.serving, largest)?;
+    authored.serving = binding::serving(&args.serving, &authored.serving, largest)?;
     let mut models = prepare::plan_models(context, &authored, &[], from, &args.overrides)?;
     batches.extend(authored.tenants().flat_map(|t| t.routes.iter().map(|r| r.batch)));
     batches.sort_unstable();

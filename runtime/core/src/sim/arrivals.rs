@@ -1,6 +1,7 @@
 //! When requests arrive: regularly, at random, in steps of the rate, or as a trace says.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::str::FromStr;
 
 use tandem_ir::{Nanos, Time};
@@ -72,6 +73,21 @@ impl FromStr for ArrivalSpec {
                 Ok(Self::Steps(rest.split(',').enumerate().map(step).collect::<Result<_, _>>()?))
             }
             _ => error("arrivals", FORMS, text),
+        }
+    }
+}
+
+impl fmt::Display for ArrivalSpec {
+    /// As it is written; read again it is the same.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Uniform(rate) => write!(f, "uniform:{rate}"),
+            Self::Poisson(rate) => write!(f, "poisson:{rate}"),
+            Self::Trace(file) => write!(f, "trace:{file}"),
+            Self::Steps(steps) => {
+                let one = |(rate, duration): &(f64, Nanos)| format!("{rate}@{}s", duration.0 as f64 / 1e9);
+                write!(f, "steps:{}", steps.iter().map(one).collect::<Vec<_>>().join(","))
+            }
         }
     }
 }
@@ -229,6 +245,13 @@ mod tests {
         assert_eq!(bad("1\n0.5\n"), "line 2: expected a moment that is not before the one above, found \"0.5\"");
         assert!(bad("-1\n").starts_with("line 1"));
         assert!(Arrivals::new(&"trace:a:b".parse().expect("a stream"), 0).is_none());
+    }
+
+    #[test]
+    fn streams_are_written_as_they_are_read() {
+        for text in ["uniform:400", "poisson:0.5", "steps:400@10s,0@0.001s,800@0.3s", "trace:a b.txt"] {
+            assert_eq!(text.parse::<ArrivalSpec>().expect("a stream").to_string(), text);
+        }
     }
 
     #[test]
