@@ -299,3 +299,6 @@ impl Bound for Runs {
         crate::device::guarded(super::NAME, || self.run()).map_err(self.told)
     }
 }
+
+#[cfg(test)]
+mod tests;

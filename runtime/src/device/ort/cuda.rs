@@ -159,3 +159,35 @@ impl Engine for CudaEngine {
         loaded.map(|session| Arc::new(session) as Arc<dyn Session>)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    #[test]
+    fn without_a_gpu_the_engine_is_missing_and_says_what() {
+        if crate::discover::gpus().is_ok_and(|found| !found.is_empty()) {
+            eprintln!("skipped: the absence of a GPU, for there is one");
+            return;
+        }
+        let opened = CudaEngine::open(0, &CudaOptions::default());
+        let Err(EngineError::Missing { engine, why }) = opened.map(drop) else { panic!("there is no GPU") };
+        assert!(engine == NAME && (why.contains("CUDA driver") || why.contains("GPU")), "{why}");
+    }
+
+    #[test]
+    fn a_library_that_cannot_compute_on_gpus_is_an_error() {
+        let Some(path) = std::env::var_os("ORT_DYLIB_PATH").filter(|p| !p.is_empty()) else {
+            eprintln!("skipped: the provider's options, for ORT_DYLIB_PATH names no ONNX Runtime");
+            return;
+        };
+        let ort = OrtEngine::open(&PathBuf::from(path)).expect("the library that ORT_DYLIB_PATH names");
+        let provider = ort.path().parent().is_some_and(has_cuda_provider);
+        match provider_options(&[("device_id", "0"), ("use_tf32", "0")]) {
+            Ok(_) => assert!(provider, "options of a provider that is not there"),
+            Err(error) => eprintln!("{error}"),
+        }
+    }
+}
