@@ -2,6 +2,7 @@
 //!
 //! An engine (see [`crate::engine`]) prepares segments and runs them; it knows no routes, batches or deadlines.
 
+pub mod conformance;
 pub mod cuda;
 pub mod emulated;
 pub mod ort;

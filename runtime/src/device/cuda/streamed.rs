@@ -288,10 +288,7 @@ impl<S: Streams + ?Sized, W: Enqueue> Shared<S, W> {
             result = if failed { Err(DeviceError::Skipped) } else { self.foreign(|| self.work.end(&command)) };
         }
         let seen = self.clock.now();
-        let (start, end) = match marks {
-            Some(marks) => clock.place(self.streams.as_ref(), marks, enqueued, seen),
-            None => (enqueued, seen),
-        };
+        let (start, end) = clock.place(self.streams.as_ref(), marks, enqueued, seen);
         Completion { ticket: command.ticket, lane, start, end, result }
     }
 
@@ -354,11 +351,30 @@ impl State {
 #[derive(Default)]
 struct LaneClock {
     anchor: Option<(Mark, Anchor)>,
+    /// End of the lane's last command, by what the clocks were taken for then.
+    free_at: Time,
 }
 
 impl LaneClock {
-    /// When a command ran; by the host's clock where the accelerator does not say. Uses up the marks.
+    /// When a command ran, after the one before it. Uses up the marks.
     fn place<S: Streams + ?Sized>(
+        &mut self,
+        streams: &S,
+        marks: Option<(Mark, Mark)>,
+        enqueued: Time,
+        seen: Time,
+    ) -> (Time, Time) {
+        let (start, end) = match marks {
+            Some(marks) => self.told(streams, marks, enqueued, seen),
+            None => (enqueued, seen),
+        };
+        let start = start.max(self.free_at);
+        self.free_at = end.max(start);
+        (start, self.free_at)
+    }
+
+    /// When a command ran; by the host's clock where the accelerator does not say.
+    fn told<S: Streams + ?Sized>(
         &mut self,
         streams: &S,
         (from, to): (Mark, Mark),
@@ -394,3 +410,6 @@ impl LaneClock {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
