@@ -345,3 +345,6 @@ impl Values {
         EngineError::Failed { engine: "driver".into(), why }
     }
 }
+
+#[cfg(test)]
+mod tests;

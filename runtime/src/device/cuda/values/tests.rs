@@ -1,0 +1,149 @@
+use tandem_ir::plan::{MemoryUse, Prediction, RouteTensor, Segment, Step};
+use tandem_ir::{Bytes, DType, Nanos};
+
+use super::*;
+use crate::device::cuda::testing::HostAccelerator;
+
+const X: usize = 0;
+const Y: usize = 1;
+/// Its shape is known only after the run.
+const Z: usize = 2;
+
+/// x goes to the device, where y and z are made of it, which both go back.
+fn route() -> Route {
+    let tensor = |name: &str, dims: Option<Vec<u64>>| {
+        let bytes = Bytes(dims.as_ref().map_or(1000, |d| 4 * d.iter().product::<u64>()));
+        RouteTensor { name: name.into(), dtype: Some(DType::F32), dims, bytes }
+    };
+    let step = |lane, action, after: &[usize], frees: &[(usize, usize)]| Step {
+        lane,
+        action,
+        after: after.to_vec(),
+        duration: Nanos(1),
+        frees: frees.to_vec(),
+    };
+    let copy = |tensor, from, to| Action::Copy { tensor, from, to };
+    let segment = Segment {
+        device: 1,
+        part: 0,
+        nodes: vec![],
+        inputs: vec![X],
+        outputs: vec![Y, Z],
+        weight_bytes: Bytes(0),
+        workspace_bytes: Bytes(0),
+    };
+    Route {
+        tenant: "t".into(),
+        batch: 1,
+        lanes: 1,
+        threads: 1,
+        share_permille: 1000,
+        tensors: vec![tensor("x", Some(vec![2, 5])), tensor("y", Some(vec![3])), tensor("z", None)],
+        inputs: vec![X],
+        outputs: vec![Y, Z],
+        segments: vec![segment],
+        lane_names: vec!["cpu>gpu0".into(), "gpu0".into(), "gpu0>cpu".into()],
+        steps: vec![
+            step(0, copy(X, 0, 1), &[], &[]),
+            step(1, Action::Run(0), &[0], &[(X, 1)]),
+            step(2, copy(Y, 1, 0), &[1], &[(Y, 1)]),
+            step(2, copy(Z, 1, 0), &[1], &[(Z, 1)]),
+        ],
+        memory: vec![MemoryUse::default(); 2],
+        work: vec![],
+        prediction: Prediction::default(),
+    }
+}
+
+fn values(accelerator: &Arc<HostAccelerator>) -> Values {
+    let slots = Slots::of(&route(), 1).expect("it can be laid out");
+    let names: Arc<[String]> = ["x", "y", "z"].map(str::to_owned).into();
+    Values::new("gpu0", names, &slots, accelerator.clone(), Stream::Compute(0)).expect("memory")
+}
+
+fn tensor(dims: &[u64], first: f32) -> Value {
+    let count = dims.iter().product::<u64>();
+    let bytes: Vec<u8> = (0..count).flat_map(|i| (first + i as f32).to_le_bytes()).collect();
+    Value::Tensor(TensorValue::new(DType::F32, dims.to_vec(), bytes))
+}
+
+/// There and back.
+fn round(values: &Values, tensor: usize, value: &Value) -> Value {
+    values.begin_put(tensor, value).expect("it is put");
+    values.wait(Stream::Upload).expect("it arrives");
+    values.begin_get(tensor).expect("it is there");
+    values.wait(Stream::Download).expect("it arrives");
+    values.end_get(tensor).expect("it is back")
+}
+
+#[test]
+fn values_of_known_shape_have_slots_and_pinned_memory() {
+    let slots = Slots::of(&route(), 1).expect("it can be laid out");
+    // 40 bytes and 12, alive at once while the segment runs, at multiples of a cache line.
+    assert_eq!(slots.arena_bytes, 128);
+    let offsets: Vec<Option<u64>> = slots.slots.iter().map(|s| s.as_ref().map(|s| s.offset)).collect();
+    assert!(offsets[Z].is_none() && offsets[X] != offsets[Y], "{offsets:?}");
+    assert_eq!((&slots.coming[..], &slots.going[..]), (&[(X, 40)][..], &[(Y, 12)][..]));
+    let host = Slots::of(&route(), 0).expect("it can be laid out");
+    assert_eq!((&host.coming[..], &host.going[..]), (&[(Y, 12)][..], &[(X, 40)][..]));
+}
+
+#[test]
+fn values_go_there_and_come_back() {
+    let values = values(&HostAccelerator::new(0, 1));
+    for turn in 0..5 {
+        let x = tensor(&[2, 5], turn as f32);
+        assert_eq!(round(&values, X, &x), x);
+        // As large as they happen to be.
+        let z = tensor(&[turn, 7], 1.0);
+        assert_eq!(round(&values, Z, &z), z);
+        values.clear();
+    }
+}
+
+#[test]
+fn what_was_handed_out_stays_as_it_was() {
+    let accelerator = HostAccelerator::new(0, 1);
+    let values = values(&accelerator);
+    let count = PINNED_COPIES_MAX + 3;
+    let kept: Vec<Value> = (0..count).map(|i| round(&values, Y, &tensor(&[3], i as f32))).collect();
+    for (i, value) in kept.iter().enumerate() {
+        assert_eq!(*value, tensor(&[3], i as f32));
+    }
+    // No more memory is pinned, however many are held.
+    accelerator.leave(0);
+    let more: Vec<Value> = (0..count).map(|i| round(&values, Y, &tensor(&[3], 10.0 + i as f32))).collect();
+    drop(kept);
+    assert_eq!(more[count - 1], tensor(&[3], 10.0 + (count - 1) as f32));
+    let again = round(&values, Y, &tensor(&[3], 99.0));
+    assert_eq!((again, &more[0]), (tensor(&[3], 99.0), &tensor(&[3], 10.0)));
+}
+
+#[test]
+fn what_does_not_fit_is_refused_by_name() {
+    let values = values(&HostAccelerator::new(0, 1));
+    let said = |value: &Value| values.begin_put(X, value).expect_err("it does not fit").to_string();
+    let other = said(&tensor(&[5, 2], 0.0));
+    assert!(other.contains("\"x\"") && other.contains("[2, 5]") && other.contains("[5, 2]"), "{other}");
+    assert!(said(&Value::Optional(None)).contains("no dense tensor"));
+    let absent = values.begin_get(Y).expect_err("nothing made it").to_string();
+    assert!(absent.contains("\"y\" on device gpu0") && absent.contains("nothing has brought it"), "{absent}");
+    assert!(values.end_get(Y).is_err(), "no copy was begun");
+    values.begin_put(X, &tensor(&[2, 5], 0.0)).expect("it fits");
+    values.wait(Stream::Upload).expect("it arrives");
+    values.free(X);
+    assert!(values.begin_get(X).is_err(), "it is freed");
+}
+
+#[test]
+fn memory_that_runs_out_is_said_as_such() {
+    let accelerator = HostAccelerator::new(0, 1);
+    let values = values(&accelerator);
+    accelerator.leave(10);
+    let refused = values.begin_put(Z, &tensor(&[100], 0.0));
+    assert!(matches!(refused, Err(EngineError::OutOfMemory { needed: Bytes(400), .. })), "{refused:?}");
+    values.begin_put(X, &tensor(&[2, 5], 1.0)).expect("it has its memory already");
+    accelerator.leave(1000);
+    let x = tensor(&[2, 5], 3.0);
+    assert_eq!(round(&values, X, &x), x);
+}
