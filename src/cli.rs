@@ -381,8 +381,46 @@ pub struct BenchCommon {
     pub json: Option<PathBuf>,
 }
 
+/// Options of `bench adt`.
+#[derive(Args, Debug)]
+pub struct AdtArgs {
+    /// Rates whose steady states are shown, in requests a second
+    #[arg(long, value_delimiter = ',', default_value = "100,400,800", value_name = "RATES")]
+    pub rates: Vec<f64>,
+    /// Latency bounds whose highest rates are shown, in milliseconds
+    #[arg(long, value_delimiter = ',', default_value = "30,120", value_name = "BOUNDS")]
+    pub bounds_ms: Vec<f64>,
+    /// The device: up, calc and down, each with slope_ms and fixed_ms (default: one whose transfers are 9 % of its compute)
+    #[arg(long, value_name = "FILE.yaml")]
+    pub lines: Option<PathBuf>,
+    /// Seconds of virtual time of a run
+    #[arg(long, default_value_t = 60)]
+    pub seconds: u64,
+    /// Seed of random arrivals
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// Options of `bench gpu`.
+#[derive(Args, Debug)]
+pub struct BenchGpuArgs {
+    /// Also writes the report as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Models of the zoo, a small one first and a large one last (default: every tiny one, and resnet50)
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    pub models: Vec<String>,
+    /// On an accelerator that is made up of this host's threads: tries the command itself, and measures nothing
+    #[arg(long)]
+    pub made_up: bool,
+}
+
 #[derive(Subcommand, Debug)]
 pub enum BenchSuite {
+    /// Batching with asynchronous transfers: closed forms, simulation and the claims of its authors
+    Adt(AdtArgs),
     /// An unsplit plan against the bare engine, and what each further segment costs
     Runtime {
         /// Models to measure
@@ -415,6 +453,8 @@ pub enum BenchSuite {
         #[command(flatten)]
         common: BenchCommon,
     },
+    /// What a GPU does, and how fast: the conformance of its queues, its copies, the numbers of models on it, and overlap
+    Gpu(BenchGpuArgs),
     /// Whole models predicted from per-operator samples alone, against the whole models
     Profile {
         /// Models to measure (default: the zoo's full-size ones)

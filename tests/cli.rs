@@ -50,6 +50,11 @@ fn plans_are_simulated() {
 }
 
 #[test]
+fn batching_is_told_with_its_closed_forms_and_claims() {
+    script::run("simulate-adt.script");
+}
+
+#[test]
 fn wrong_words_are_refused() {
     script::run("words.script");
 }

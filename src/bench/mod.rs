@@ -3,6 +3,8 @@
 //! Every line is the median of interleaved rounds with a 95 % bootstrap interval, both ends printed. A target holds when the
 //! interval's better end meets it.
 
+mod adt;
+mod gpu;
 mod overlap;
 mod planner;
 mod profile;
@@ -57,9 +59,11 @@ impl Line {
 /// Runs a suite; a negative answer where a target is missed.
 pub fn run(context: &Context, args: &BenchArgs) -> Result<()> {
     match &args.suite {
+        BenchSuite::Adt(args) => adt::run(args),
         BenchSuite::Runtime { models, threads, common } => {
             finish(runtime::run(context, models, *threads, common)?, common)
         }
+        BenchSuite::Gpu(args) => gpu::run(context, args),
         BenchSuite::Overlap { common } => finish(overlap::run(context, common)?, common),
         BenchSuite::Planner { common } => finish(planner::run(common)?, common),
         BenchSuite::Tenants { model, batch, common } => finish(tenants::run(context, model, *batch, common)?, common),

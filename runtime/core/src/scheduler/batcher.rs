@@ -111,7 +111,7 @@ fn overlapped(mode: Mode, view: &View<'_>) -> Decision {
     let mut capacity = capacity(mode, view);
     if mode == Mode::Slide && !view.draining {
         // The published rule has no larger batch than its target: that is where requests pile up at high rates.
-        capacity = capacity.min(view.target.round().max(1.0) as u64);
+        capacity = capacity.min(view.target.ceil().max(1.0) as u64);
     }
     let rows = view.rows.min(capacity);
     if view.computing < view.servers {
