@@ -42,6 +42,8 @@ pub fn run(context: &Context, args: &ServeArgs) -> Result<()> {
         .enable_all()
         .build()?;
     let listener = tokio.block_on(TcpListener::bind(&args.http)).with_context(|| format!("--http {}", args.http))?;
+    // From here on: whoever reads the address may want an end already.
+    let mut signals = tokio.block_on(async { Signals::new() })?;
     print(&format!("http://{}\n", listener.local_addr()?))?;
     // Loading takes as long as it takes; meanwhile the server is live and not ready.
     let (loaded, failed) = oneshot::channel::<ServingError>();
@@ -62,7 +64,6 @@ pub fn run(context: &Context, args: &ServeArgs) -> Result<()> {
     })?;
     let mut failure = None;
     let ended = tokio.block_on(async {
-        let mut signals = Signals::new()?;
         let failure = &mut failure;
         let shutdown = async {
             tokio::select! {

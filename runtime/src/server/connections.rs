@@ -3,9 +3,11 @@
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use axum::body::Body;
+use axum::http::header;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -124,7 +126,19 @@ async fn connection(stream: TcpStream, router: Router, options: ServerOptions, m
     // Replies are written whole: to wait for more to send would only delay them.
     let _ = stream.set_nodelay(true);
     let service = TowerToHyperService::new(router);
-    let service = service_fn(move |request: Request<Incoming>| Box::pin(service.call(request.map(Body::new))));
+    let busy = AtomicBool::new(false);
+    let service = service_fn(|request: Request<Incoming>| {
+        busy.store(true, Ordering::Relaxed);
+        let answer = service.call(request.map(Body::new));
+        let busy = &busy;
+        Box::pin(async move {
+            let answer = answer.await;
+            // One that closes its connection may have left some of its request unread.
+            let closes = answer.as_ref().is_ok_and(|a| a.headers().contains_key(header::CONNECTION));
+            busy.store(closes, Ordering::Relaxed);
+            answer
+        })
+    });
     let mut serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(options.read_timeout)
@@ -134,9 +148,11 @@ async fn connection(stream: TcpStream, router: Router, options: ServerOptions, m
         // Or the server itself is gone.
         () = async { drop(ends.wait_for(|ends| *ends).await) } => None,
     };
+    let mut was_idle = false;
     let finished = match finished {
         Some(finished) => finished,
         None => {
+            was_idle = !busy.load(Ordering::Relaxed);
             Pin::new(&mut serving).graceful_shutdown();
             poll_fn(|cx| serving.poll_without_shutdown(cx)).await
         }
@@ -144,7 +160,12 @@ async fn connection(stream: TcpStream, router: Router, options: ServerOptions, m
     if let Err(error) = finished {
         tracing::debug!(target: "tandem::server", "a connection ended early: {error}");
     }
-    if let Some(stream) = serving.into_parts().io.into_inner().into_inner() {
+    let left = serving.into_parts();
+    // Who has asked nothing more has read its last reply.
+    let is_quiet = was_idle && left.read_buf.is_empty();
+    if let Some(stream) = left.io.into_inner().into_inner()
+        && !is_quiet
+    {
         linger(stream).await;
     }
 }
