@@ -55,6 +55,11 @@ fn batching_is_told_with_its_closed_forms_and_claims() {
 }
 
 #[test]
+fn a_gpu_is_checked_by_the_binary_alone() {
+    script::run("gpu.script");
+}
+
+#[test]
 fn wrong_words_are_refused() {
     script::run("words.script");
 }

@@ -1,6 +1,7 @@
 //! Devices that do what a script says: threads around something that blocks, and queues that feed streams.
 
 use std::any::Any;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 
 use tandem_core::{Command, Device, DeviceError, DeviceSpec};
@@ -56,7 +57,8 @@ impl Execute for Acts {
             Does::Exhaust => {
                 return Err(DeviceError::OutOfMemory { device: device(), value: "x".into(), needed: Bytes(1) });
             }
-            Does::Panic => panic!("as told"),
+            // Without a message on stderr, which would look like a failure.
+            Does::Panic => resume_unwind(Box::new("as told")),
         }
         let worked = (self.work)();
         worked.map_err(|e| DeviceError::Failed { device: device(), engine: "script".into(), why: e.to_string() })?;
@@ -115,7 +117,7 @@ impl Enqueue for Feeds {
             (Does::Exhaust, _) => {
                 return fault(EngineError::OutOfMemory { engine: engine(), needed: Bytes(1), why: "as told".into() });
             }
-            (Does::Panic, _) => panic!("as told"),
+            (Does::Panic, _) => resume_unwind(Box::new("as told")),
         }
         if self.stream(command) == self.compute {
             (self.work)().or_else(fault)?;

@@ -102,7 +102,10 @@ impl Gpu {
             return Ok(gpu);
         }
         let gpu = guarded(NAME, || Self::start(ordinal, options));
-        let gpu = Arc::new(gpu.map_err(|error| missing(error.to_string()))?);
+        let gpu = Arc::new(gpu.map_err(|error| match error {
+            EngineError::Missing { .. } => error,
+            other => missing(other.to_string()),
+        })?);
         opened.push((ordinal, options.clone(), Arc::downgrade(&gpu)));
         Ok(gpu)
     }

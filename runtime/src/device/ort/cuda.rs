@@ -65,8 +65,14 @@ impl CudaEngine {
         }
         let engine = Self { ort, stream: gpu.turn(), gpu, options: options.clone() };
         // Loads the provider's library, and with it the libraries of CUDA that it needs.
-        guarded(NAME, || engine.provider_options(false).map(drop)).map_err(|e| missing(e.to_string()))?;
-        Ok(engine)
+        match guarded(NAME, || engine.provider_options(false).map(drop)) {
+            Ok(()) => Ok(engine),
+            Err(EngineError::Failed { why, .. } | EngineError::Unsupported { why, .. }) => {
+                // Behind where in ONNX Runtime it was noticed.
+                Err(missing(why.rsplit_once("with error: ").map_or(why.trim(), |(_, rest)| rest.trim()).to_owned()))
+            }
+            Err(other) => Err(other),
+        }
     }
 
     fn provider_options(&self, captures: bool) -> Result<Owned<sys::OrtCUDAProviderOptionsV2>, EngineError> {
