@@ -421,6 +421,11 @@ pub struct BenchGpuArgs {
 pub enum BenchSuite {
     /// Batching with asynchronous transfers: closed forms, simulation and the claims of its authors
     Adt(AdtArgs),
+    /// What an event costs the scheduler, alone and on the timing emulator
+    Core {
+        #[command(flatten)]
+        common: BenchCommon,
+    },
     /// An unsplit plan against the bare engine, and what each further segment costs
     Runtime {
         /// Models to measure
@@ -434,6 +439,9 @@ pub enum BenchSuite {
     },
     /// Transfers hidden behind compute: pipelined and serial against the busiest lane, on the emulator in wall time
     Overlap {
+        /// Writes Chrome/Perfetto trace events of one run of each route, pipelined and serial
+        #[arg(long, value_name = "FILE")]
+        trace: Option<PathBuf>,
         #[command(flatten)]
         common: BenchCommon,
     },

@@ -4,6 +4,7 @@
 //! interval's better end meets it.
 
 mod adt;
+mod core;
 mod gpu;
 mod overlap;
 mod planner;
@@ -60,11 +61,12 @@ impl Line {
 pub fn run(context: &Context, args: &BenchArgs) -> Result<()> {
     match &args.suite {
         BenchSuite::Adt(args) => adt::run(args),
+        BenchSuite::Core { common } => finish(core::run(common)?, common),
         BenchSuite::Runtime { models, threads, common } => {
             finish(runtime::run(context, models, *threads, common)?, common)
         }
         BenchSuite::Gpu(args) => gpu::run(context, args),
-        BenchSuite::Overlap { common } => finish(overlap::run(context, common)?, common),
+        BenchSuite::Overlap { trace, common } => finish(overlap::run(context, trace.as_deref(), common)?, common),
         BenchSuite::Planner { common } => finish(planner::run(common)?, common),
         BenchSuite::Tenants { model, batch, common } => finish(tenants::run(context, model, *batch, common)?, common),
         BenchSuite::Profile { models, batch, threads, common } => {

@@ -46,7 +46,7 @@ impl Scheduler {
             let batches = ahead.div_ceil(largest);
             let turns = (batches.div_ceil(view.servers as u64) - 1) as f64;
             let wait = view.free_at.0.saturating_sub(self.now.0) as f64 + turns * view.lines.calc.at(largest as f64);
-            let fills = view.rate * (wait - view.ahead.0 as f64).max(0.0);
+            let fills = of.rate_of(c, self.now) * (wait - view.ahead.0 as f64).max(0.0);
             let last = ((ahead - (batches - 1) * largest) as f64 + fills).min(largest as f64);
             wait.max(view.lines.up.at(last)) + view.lines.calc.at(last) + view.lines.down.at(last)
         });

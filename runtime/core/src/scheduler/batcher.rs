@@ -19,8 +19,6 @@ pub(super) struct View<'a> {
     /// Largest batch of the routes the next one may take.
     pub(super) capacity: u64,
     pub(super) lines: &'a Lines,
-    /// Items a nanosecond.
-    pub(super) rate: f64,
     pub(super) slo: Option<Nanos>,
     /// Batches that have not finished their compute, and would do so before the next one.
     pub(super) computing: usize,
@@ -77,12 +75,13 @@ pub(super) fn decide(policy: &Policy, view: &View<'_>) -> Decision {
     }
 }
 
-/// Items that the next batch should have, as seen when one was submitted: (2.6) or (2.13).
-pub(super) fn target(policy: &Policy, view: &View<'_>) -> f64 {
+/// Items that the next batch should have, as seen when one was submitted: (2.6) or (2.13). The rate is in items a
+/// nanosecond.
+pub(super) fn target(policy: &Policy, view: &View<'_>, rate: f64) -> f64 {
     let window = view.free_at.0.saturating_sub(view.now.0) as f64;
     match policy {
-        Policy::AdtSlide => Mode::Slide.steady(view.lines, view.rate).map_or(f64::INFINITY, |s| s.batch),
-        Policy::AdtFlow => steady::next_batch(view.lines, view.rate, 0.0, window),
+        Policy::AdtSlide => Mode::Slide.steady(view.lines, rate).map_or(f64::INFINITY, |s| s.batch),
+        Policy::AdtFlow => steady::next_batch(view.lines, rate, 0.0, window),
         Policy::Fixed { .. } | Policy::AdtSerial => f64::INFINITY,
     }
 }

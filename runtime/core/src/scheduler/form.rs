@@ -98,7 +98,6 @@ impl Scheduler {
             oldest: head.arrived,
             capacity,
             lines: class_state.fit.lines(),
-            rate: of.rate.rate(self.now) * of.part(class),
             slo: of.slo,
             computing: server.in_front(due),
             servers: server.width,
@@ -159,7 +158,8 @@ impl Scheduler {
         (batch.left, batch.spent) = (state.phases.steps, [0; 3]);
         self.sequence += 1;
         let head = Head { rows: 1, arrived: self.now, due };
-        let target = batcher::target(&self.groups[group].policy, &self.view(group, class, head));
+        let of = &self.groups[group];
+        let target = batcher::target(&of.policy, &self.view(group, class, head), of.rate_of(class, self.now));
         self.groups[group].classes[class].target = target;
         self.actions.push_back(Action::Form(Ticket { route: route as u32, batch: id, ring, step: 0 }));
         self.offer(place);

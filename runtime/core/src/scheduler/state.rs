@@ -159,6 +159,11 @@ impl Group {
         }
     }
 
+    /// Items a nanosecond that a class takes, as of now.
+    pub(super) fn rate_of(&self, class: usize, now: Time) -> f64 {
+        self.rate.rate(now) * self.part(class)
+    }
+
     /// What a class takes of the tenant's requests.
     pub(super) fn part(&self, class: usize) -> f64 {
         let shares: u64 = self.classes.iter().filter(|c| c.capacity > 0).map(|c| c.share).sum();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tandem_ir::{Nanos, Time};
 
 use super::histogram::Histogram;
-use crate::scheduler::{Counters, GroupSpec, LaneSpec};
+use crate::scheduler::{Counters, Event, GroupSpec, LaneSpec};
 use crate::trace::TraceEvent;
 
 /// A tenant's part.
@@ -97,6 +97,8 @@ pub struct Report {
     pub trace: Vec<TraceEvent>,
     /// Events the scheduler took in.
     pub events: u64,
+    /// All of them, where they were to be kept.
+    pub kept: Vec<(Time, Event)>,
 }
 
 impl Report {

@@ -69,6 +69,8 @@ pub struct WorldOptions {
     pub canary: Option<Canary>,
     /// Steps to keep for a trace.
     pub trace_max: usize,
+    /// Whether to keep what the scheduler was told, to tell it again.
+    pub keep_events: bool,
 }
 
 /// Why a world came to no report.
@@ -118,6 +120,7 @@ struct World<'a> {
     counted_until: Time,
     trace: Vec<TraceEvent>,
     events: u64,
+    kept: Vec<(Time, Event)>,
     /// By route, by queue.
     group_of: Vec<usize>,
     lane_of: Vec<usize>,
@@ -162,6 +165,7 @@ impl<'a> World<'a> {
             workloads,
             trace: vec![],
             events: 0,
+            kept: vec![],
             group_of,
             lane_of,
         })
@@ -274,6 +278,9 @@ impl<'a> World<'a> {
 
     fn handle(&mut self, event: Event) -> Result<(), Violation> {
         self.events += 1;
+        if self.options.keep_events {
+            self.kept.push((self.now, event.clone()));
+        }
         if let Some(checker) = &mut self.checker {
             checker.event(self.now, &event, &self.scheduler)?;
         }
@@ -374,6 +381,7 @@ impl<'a> World<'a> {
             overlapped: self.overlapped,
             trace: self.trace,
             events: self.events,
+            kept: self.kept,
         }
     }
 }
