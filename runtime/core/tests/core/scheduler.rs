@@ -120,14 +120,29 @@ fn requests_of_several_items_stay_whole_and_in_order() {
 }
 
 #[test]
-fn the_smallest_route_that_holds_a_batch_takes_it() {
-    for (waiting, size) in [(1, 1), (2, 2), (3, 4), (4, 4), (5, 8), (8, 8)] {
-        let mut stage = one(fixed(&[], 5));
+fn a_batch_takes_the_smallest_route_that_holds_it_or_fills_a_smaller_one() {
+    // Where an item costs little beside the batch, all go together; where it costs most of it, as many as fill a route.
+    let fill = |fixed: u64, waiting: u32| {
+        let share = |batch| if batch == 8 { 1000 } else { 0 };
+        let of = |batch| Route { share_permille: share(batch), ..route("a", batch, &[("gpu0", fixed + 2 * batch)]) };
+        let tenant = Tenant::new("a", Policy::AdtSerial, [1, 2, 4, 8].map(of).to_vec());
+        let mut stage = Stage::new(&setup(1, vec![tenant]));
+        stage.arrive(0);
         stage.arrive_many(0, waiting);
-        stage.until(at(5));
-        assert_eq!((stage.formed[0].size, stage.formed[0].rows), (size, waiting), "of {waiting}");
         stage.finish();
-    }
+        (stage.formed[1].size, stage.formed[1].rows)
+    };
+    let together: Vec<(u64, u32)> = [1, 2, 3, 4, 5, 8].map(|n| fill(40, n)).to_vec();
+    assert_eq!(together, [(1, 1), (2, 2), (4, 3), (4, 4), (8, 5), (8, 8)]);
+    let filled: Vec<(u64, u32)> = [1, 2, 3, 4, 5, 7, 8].map(|n| fill(2, n)).to_vec();
+    assert_eq!(filled, [(1, 1), (2, 2), (2, 2), (4, 4), (4, 4), (4, 4), (8, 8)]);
+    // Requests that do not fill the smaller one are not torn apart.
+    let small = Route { share_permille: 0, ..route("a", 4, &[("gpu0", 10)]) };
+    let tenant = Tenant::new("a", fixed(&[], 5), vec![small, route("a", 8, &[("gpu0", 18)])]);
+    let mut stage = Stage::new(&setup(1, vec![tenant]));
+    stage.arrive_with(0, 5, None);
+    stage.finish();
+    assert_eq!((stage.formed[0].size, stage.formed[0].rows), (8, 5));
 }
 
 #[test]
