@@ -147,10 +147,8 @@ pub enum EngineError {
         why: String,
     },
     /// Memory has run out.
-    #[error("{engine}: out of memory: {why}")]
+    #[error("out of memory: {why}")]
     OutOfMemory {
-        /// Which one.
-        engine: String,
         /// How much was asked for; zero where it does not say.
         needed: Bytes,
         /// Its words.

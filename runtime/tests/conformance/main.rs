@@ -123,7 +123,7 @@ fn on_streams(name: &str, engine: &dyn Engine) -> OnStreams {
         let (x, y) = (place(), place());
         move || {
             let resident = session.resident().expect("it runs on the accelerator");
-            resident.bind(&[x.clone()], &[Some(y.clone())])?.enqueue().map(drop)
+            resident.bind(std::slice::from_ref(&x), &[Some(y.clone())])?.enqueue().map(drop)
         }
     };
     OnStreams { name: name.into(), accelerator, compute, work: Arc::new(work), hold: None }

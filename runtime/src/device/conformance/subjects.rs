@@ -115,7 +115,7 @@ impl Enqueue for Feeds {
             (Does::Wait(gate), None) => self.script.wait(*gate),
             (Does::Fail, _) => return fault(EngineError::Failed { engine: engine(), why: "as told".into() }),
             (Does::Exhaust, _) => {
-                return fault(EngineError::OutOfMemory { engine: engine(), needed: Bytes(1), why: "as told".into() });
+                return fault(EngineError::OutOfMemory { needed: Bytes(1), why: "as told".into() });
             }
             (Does::Panic, _) => resume_unwind(Box::new("as told")),
         }

@@ -244,7 +244,7 @@ pub fn dense_bytes(dtype: DType, dims: &[u64]) -> Option<u64> {
     if dtype == DType::String {
         return None;
     }
-    let bits = dims.iter().try_fold(u64::from(dtype.bits()), |bits, dim| bits.checked_mul(*dim));
+    let bits = dims.iter().try_fold(dtype.bits(), |bits, dim| bits.checked_mul(*dim));
     // Shapes whose bits do not fit are far beyond any memory.
     bits.map(|bits| bits.div_ceil(8))
 }

@@ -37,7 +37,7 @@ const FATAL: [u32; 19] = [
 pub(super) fn error(engine: &str, code: u32, needed: u64, why: String) -> EngineError {
     let engine = engine.to_owned();
     match code {
-        OUT_OF_MEMORY => EngineError::OutOfMemory { engine, needed: Bytes(needed), why },
+        OUT_OF_MEMORY => EngineError::OutOfMemory { needed: Bytes(needed), why },
         _ if FATAL.contains(&code) => EngineError::Lost { engine, why },
         _ => EngineError::Failed { engine, why },
     }
@@ -54,7 +54,7 @@ pub(in crate::device) fn told(error: EngineError) -> EngineError {
             self::error(&engine, u32::try_from(code).unwrap_or(0), needed, why)
         }
         None if !exhausted.iter().any(|words| why.contains(words)) => EngineError::Failed { engine, why },
-        _ => EngineError::OutOfMemory { engine, needed: Bytes(needed), why },
+        _ => EngineError::OutOfMemory { needed: Bytes(needed), why },
     }
 }
 

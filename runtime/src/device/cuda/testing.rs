@@ -136,7 +136,7 @@ impl HostAccelerator {
         let less = |left: u64| left.checked_sub(bytes);
         let taken = self.left.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
         let why = || format!("{bytes} bytes");
-        let none = |_| EngineError::OutOfMemory { engine: NAME.into(), needed: Bytes(bytes), why: why() };
+        let none = |_| EngineError::OutOfMemory { needed: Bytes(bytes), why: why() };
         taken.map(drop).map_err(none)
     }
 }

@@ -126,7 +126,7 @@ fn what_has_no_shape_before_comes_back_with_its_place() {
     let Some(session) = session(&nodes, &ports, &made) else { return };
     let (x, y) = (place(&[0.0, 5.0, 6.0]), place(&[0.0; 3]));
     let resident = session.resident().expect("it runs on places");
-    let mut bound = resident.bind(&[x.clone()], &[None, Some(y.clone())]).expect("it is bound");
+    let mut bound = resident.bind(std::slice::from_ref(&x), &[None, Some(y.clone())]).expect("it is bound");
     let kept = bound.enqueue().expect("it runs");
     let [(0, found)] = kept.as_slice() else { panic!("{kept:?}") };
     assert_eq!((found.dtype(), &**found.dims(), read::<i64>(found)), (DType::I64, &[1, 2][..], vec![1, 2]));
