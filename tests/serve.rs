@@ -17,6 +17,9 @@ mod build;
 mod client;
 #[path = "serve/ending.rs"]
 mod ending;
+#[cfg(feature = "full-size")]
+#[path = "serve/full_size.rs"]
+mod full_size;
 #[path = "serve/models.rs"]
 mod models;
 #[path = "serve/numbers.rs"]
@@ -28,8 +31,8 @@ mod published;
 #[path = "serve/storm.rs"]
 mod storm;
 
-/// Requests of the storm that every test run goes through; `TANDEM_STORM` says another number.
-const STORM: u64 = 5_000;
+/// Requests of a storm, of which there are two on each engine; `TANDEM_STORM` says another number.
+const STORM: u64 = if cfg!(feature = "full-size") { 100_000 } else { 2_500 };
 
 #[test]
 fn no_request_is_lost_or_answered_twice() {
@@ -37,7 +40,7 @@ fn no_request_is_lost_or_answered_twice() {
     for engine in binary::engines() {
         // Batches of whoever happens to be there, and batches that requests wait for.
         for policy in ["adt-flow", "fixed --queue-delay 2ms --preferred 8"] {
-            storm::storm(engine, policy, requests / 2);
+            storm::storm(engine, policy, requests);
         }
     }
 }

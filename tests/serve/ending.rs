@@ -173,14 +173,3 @@ fn absent_devices_are_refused_or_emulated() {
     assert_eq!(outputs(&server.client().ask(affine())), named(&[("y", tensor(&[1, 4], &[4.0; 4]))]));
     server.end();
 }
-
-/// Nobody may be left behind: a server whose test is over is gone.
-#[test]
-fn servers_end_with_their_tests() {
-    let place = place();
-    plan(&place, "tract", "affine.onnx --batch 1");
-    let server = Server::ready(&place, "tract", "plan.yaml");
-    let address = server.address;
-    drop(server);
-    TcpListener::bind(address).expect("nobody listens there any more");
-}
