@@ -17,8 +17,8 @@ use crate::commands::run::load_plan;
 use crate::context::{Context, negative, read_document};
 use crate::output::{print_as, table, write_file};
 
-/// Steps that a trace has at most: what viewers still open, some 300 bytes each.
-const TRACE_MAX: usize = 200_000;
+/// Steps that a trace has at most: some 20 MB, which viewers still open.
+const TRACE_MAX: usize = 100_000;
 
 /// Why batches are closed, in the order in which the scheduler counts it.
 const WHY: [(Close, &str); 6] = [

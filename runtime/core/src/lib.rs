@@ -10,7 +10,7 @@
 //! - [`emulator`]: the timing emulator, a device that plays the steps' planned durations.
 //! - [`memory`]: what is alive where, and the peak of it.
 //! - [`scheduler`]: from requests to batches to commands: the one loop that the driver and the simulator share.
-//! - [`sim`]: when requests arrive in a simulated world.
+//! - [`sim`]: worlds in virtual time: who asks when, what goes wrong, and rules that are checked after every event.
 //! - [`trace`]: what ran when, predicted beside measured, as a Chrome trace.
 
 #![forbid(unsafe_code)]

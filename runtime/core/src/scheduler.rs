@@ -4,8 +4,9 @@
 //! A request waits in its tenant's queue, first come first served, until the policy that the plan names closes a batch
 //! ([`Close`] says why). The batch takes the route whose turn it is by the plan's shares, or a smaller one that still
 //! holds it, and a set of the route's buffers. Its steps go to the lanes that all tenants share, the most urgent first,
-//! whenever a lane ends something: so tenants share lanes at the boundaries of segments. When its last step is done each
-//! of its requests is answered.
+//! whenever a lane ends something: so tenants share lanes at the boundaries of segments. Who uses more of a lane than its
+//! part is less urgent than who does not (docs/decisions/0008). When its last step is done each of its requests is
+//! answered.
 //!
 //! Promises, whatever happens and in whatever order: each request that was let in gets exactly one reply, each that was
 //! not exactly one refusal; requests of a tenant enter batches in the order of their arrival; a set of buffers belongs to

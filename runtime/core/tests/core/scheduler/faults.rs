@@ -101,6 +101,31 @@ fn ten_thousand_requests_and_a_lost_device_lose_and_repeat_none() {
 }
 
 #[test]
+fn who_does_not_need_a_device_does_not_notice_that_it_is_lost() {
+    let host = route("b", 4, &[("cpu", 10)]);
+    let both = vec![offload(4, 1000), Route { share_permille: 0, ..route("a", 4, &[("cpu", 30)]) }];
+    let tenants = vec![Tenant::new("a", at_once(), both), Tenant::new("b", Policy::AdtFlow, vec![host]).slo(45)];
+    let mut stage = Stage::new(&setup(2, tenants));
+    let mut others = vec![];
+    for n in 0..1_000 {
+        stage.until(at(5 * n));
+        stage.arrive(0);
+        others.extend((n % 3 == 0).then(|| stage.arrive(1)));
+        match n % 200 {
+            50 => stage.lose(1),
+            150 => stage.bring_back(1),
+            _ => {}
+        }
+    }
+    stage.finish();
+    // Even where the first one's requests come to the same cores.
+    for request in others {
+        assert!(latency(&stage, request) <= ms(45), "{request}: {}", latency(&stage, request));
+    }
+    assert!(stage.replies.iter().all(|(.., outcome)| matches!(outcome, Outcome::Done(_))));
+}
+
+#[test]
 fn without_another_route_requests_wait_for_the_device_and_no_longer_than_that_helps() {
     let mut stage = four(at_once());
     stage.arrive_many(0, 3);
