@@ -14,6 +14,9 @@
 //!
 //! A panic inside tract is an error of the session, which stays usable.
 
+#[cfg(feature = "tract-cuda")]
+pub mod cuda;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
@@ -51,7 +54,9 @@ impl Engine for TractEngine {
     }
 
     fn load(&self, image: &SegmentImage, options: &SessionOptions) -> Result<Arc<dyn Session>, EngineError> {
-        guarded(NAME, || Ok(Arc::new(TractSession::load(image, options)?) as Arc<dyn Session>))
+        guarded(NAME, || {
+            Ok(Arc::new(TractSession::load(image, options, |model| model.into_runnable())?) as Arc<dyn Session>)
+        })
     }
 }
 
@@ -61,6 +66,7 @@ const VERSION: &str = "0.23";
 /// Element types and sizes of the inputs a plan was made for.
 type Shapes = Vec<(DType, Vec<u64>)>;
 type Plan = Arc<TypedRunnableModel>;
+type Make = fn(TypedModel) -> TractResult<Plan>;
 /// Contents of the small integer inputs, `None` for all others.
 type Sizes = Vec<Option<Arc<Tensor>>>;
 
@@ -77,6 +83,8 @@ struct Made {
 
 struct TractSession {
     model: InferenceModel,
+    /// Makes the plan of a model that is analysed.
+    make: Make,
     options: SessionOptions,
     outputs: usize,
     /// The most recently used last.
@@ -112,7 +120,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl TractSession {
-    fn load(image: &SegmentImage, options: &SessionOptions) -> Result<Self, EngineError> {
+    fn load(image: &SegmentImage, options: &SessionOptions, make: Make) -> Result<Self, EngineError> {
         let refuse = |e: TractError| unsupported(words(&e));
         // Declared facts of inner values can be wrong, and tract believes them.
         let framework = tract_onnx::onnx().with_ignore_value_info(true).with_ignore_output_shapes(true);
@@ -123,6 +131,7 @@ impl TractSession {
         }
         let session = Self {
             model,
+            make,
             options: options.clone(),
             outputs: image.outputs.len(),
             plans: Mutex::default(),
@@ -208,7 +217,7 @@ impl TractSession {
         }
         let typed = model.into_typed()?;
         let typed = if self.options.optimize { typed.into_optimized()? } else { typed };
-        typed.into_runnable()
+        (self.make)(typed)
     }
 
     fn run_plain(&self, inputs: &[Value]) -> Result<Vec<Value>, EngineError> {

@@ -13,6 +13,8 @@ use super::{RunError, RunnerOptions, inner};
 use crate::device::accelerator::{Accelerator, Stream};
 use crate::device::cuda::values::{Slots, Values};
 use crate::device::ort::cuda::{self, CudaEngine, CudaOptions};
+#[cfg(feature = "tract-cuda")]
+use crate::device::tract;
 use crate::engine::{Engine, EngineError, SessionOptions};
 
 /// What computes on a device.
@@ -91,13 +93,29 @@ fn accelerated(machine: &Machine, at: usize, engines: &[Arc<dyn Engine>]) -> Res
     if let Some(engine) = device.engines.iter().find_map(|planned| given(&planned.name)) {
         return Ok(engine.clone());
     }
-    if !device.engines.iter().any(|planned| planned.name == cuda::NAME) {
-        return Err(none_of(device));
+    let mut missing = vec![];
+    for planned in &device.engines {
+        match open(&planned.name, ordinal) {
+            Some(Ok(engine)) => return Ok(engine),
+            Some(Err(EngineError::Missing { why, .. })) => missing.push(why),
+            Some(Err(error)) => missing.push(error.to_string()),
+            None => {}
+        }
     }
-    match CudaEngine::open(ordinal, &CudaOptions::default()) {
-        Ok(engine) => Ok(Arc::new(engine)),
-        Err(EngineError::Missing { why, .. }) => Err(format!("{}: {why}", none_of(device))),
-        Err(error) => Err(format!("{}: {error}", none_of(device))),
+    missing.dedup();
+    Err([none_of(device)].into_iter().chain(missing).collect::<Vec<_>>().join(": "))
+}
+
+/// Opens an engine of accelerators, if there is one of this name.
+fn open(name: &str, ordinal: usize) -> Option<Result<Arc<dyn Engine>, EngineError>> {
+    match name {
+        cuda::NAME => Some(CudaEngine::open(ordinal, &CudaOptions::default()).map(|e| Arc::new(e) as Arc<dyn Engine>)),
+        // Of the first GPU alone.
+        #[cfg(feature = "tract-cuda")]
+        tract::cuda::NAME if ordinal == 0 => {
+            Some(tract::cuda::TractCudaEngine::open().map(|e| Arc::new(e) as Arc<dyn Engine>))
+        }
+        _ => None,
     }
 }
 
