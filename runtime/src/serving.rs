@@ -29,7 +29,7 @@ pub enum ServingError {
     #[error(transparent)]
     Setup(#[from] SetupError),
     #[error("{place}: {source}")]
-    Load { place: String, source: RunError },
+    Load { place: String, source: Box<RunError> },
     #[error("the first run of tenant \"{tenant}\" at batch {batch}: {place}: {why}")]
     WarmUp { tenant: String, batch: u64, place: String, why: String },
     #[error(transparent)]

@@ -151,12 +151,12 @@ impl Works {
         engines: &[Arc<dyn Engine>],
         options: &RunnerOptions,
         mut loaded: impl FnMut(&Route, &[String]),
-    ) -> Result<Self, (String, RunError)> {
+    ) -> Result<Self, (String, Box<RunError>)> {
         let copied = Arc::new(AtomicU64::new(0));
         let tenants: Vec<&Tenant> = plan.authored.tenants().collect();
         let mut routes = vec![];
         for route in &setup.routes {
-            let about = |error| (format!("tenant \"{}\" at batch {}", route.tenant, route.batch), error);
+            let about = |error| (format!("tenant \"{}\" at batch {}", route.tenant, route.batch), Box::new(error));
             let of = tenants.iter().position(|t| t.name == route.tenant).unwrap_or(0);
             let rings = setup.rings(route);
             let work = Work::load(route.clone(), models[of], &plan.derived.machine, engines, options, rings);
