@@ -39,7 +39,9 @@ impl OrtStatus {
     /// The status of what a lookup found; `version` is what the library said once loaded, or why it could not be.
     pub fn new(lookup: OrtLookup, version: Option<Result<String, String>>) -> Self {
         let OrtLookup { found, mut looked } = lookup;
-        let cuda = found.as_ref().and_then(|f| f.parent()).is_some_and(has_cuda_provider);
+        // The library is loaded from where it really is, and looks for its providers there.
+        let real = found.as_ref().map(|f| f.canonicalize().unwrap_or_else(|_| f.clone()));
+        let cuda = real.as_ref().and_then(|f| f.parent()).is_some_and(has_cuda_provider);
         let version = version.and_then(|v| v.map_err(|why| looked.push(format!("it could not be loaded: {why}"))).ok());
         Self { library: found, version, cuda, looked }
     }

@@ -168,7 +168,11 @@ fn version_of(file: &str) -> Option<Vec<u64>> {
     version.split('.').filter(|part| !part.is_empty()).map(|part| part.parse().ok()).collect()
 }
 
-/// Whether the CUDA provider's library lies in the folder.
+/// Whether the CUDA provider's library lies in the folder, and the one that providers are reached through.
 pub(crate) fn has_cuda_provider(folder: &Path) -> bool {
-    ["libonnxruntime_providers_cuda.so", "onnxruntime_providers_cuda.dll"].iter().any(|f| folder.join(f).is_file())
+    let here = |name: &str| {
+        let files = [format!("libonnxruntime_providers_{name}.so"), format!("onnxruntime_providers_{name}.dll")];
+        files.iter().any(|file| folder.join(file).is_file())
+    };
+    here("cuda") && here("shared")
 }

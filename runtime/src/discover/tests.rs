@@ -183,6 +183,8 @@ fn the_cuda_provider_lies_beside_the_library() {
     let folder = tempfile::tempdir().unwrap();
     assert!(!has_cuda_provider(folder.path()));
     file(&folder.path().join("libonnxruntime_providers_cuda.so"), "");
+    assert!(!has_cuda_provider(folder.path()), "nothing reaches it");
+    file(&folder.path().join("libonnxruntime_providers_shared.so"), "");
     assert!(has_cuda_provider(folder.path()));
 }
 
@@ -191,4 +193,22 @@ fn quick_rates_are_of_this_world() {
     let rates = rates::quick_rates(1);
     assert!(rates.f32_flops_per_s > 10_000_000 && rates.memory_bytes_per_s > 10_000_000, "{rates:?}");
     assert_eq!(rates::quick_rates(0).threads, 1);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_to_the_library_leads_to_its_providers() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |path: &str| folder.path().join(path);
+    for path in [
+        "real/libonnxruntime.so.1.31.1",
+        "real/libonnxruntime_providers_cuda.so",
+        "real/libonnxruntime_providers_shared.so",
+    ] {
+        file(&at(path), "");
+    }
+    fs::create_dir(at("links")).unwrap();
+    std::os::unix::fs::symlink(at("real/libonnxruntime.so.1.31.1"), at("links/libonnxruntime.so")).unwrap();
+    let lookup = OrtLookup { found: Some(at("links/libonnxruntime.so")), looked: vec![] };
+    assert!(OrtStatus::new(lookup, None).cuda);
 }
