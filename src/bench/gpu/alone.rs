@@ -13,7 +13,7 @@ use tandem_onnx::value::Value;
 use tandem_runtime::device::accelerator::{Accelerator, Bound, Place, Stream};
 use tandem_runtime::device::conformance::{self, OnStreams};
 use tandem_runtime::device::cuda::gpu::GpuOptions;
-use tandem_runtime::device::cuda::measure::{Copies, Direction, round_trip};
+use tandem_runtime::device::cuda::measure::{Copies, Direction, round_trip, write};
 use tandem_runtime::device::cuda::shares;
 use tandem_runtime::device::ort::cuda::CudaOptions;
 use tandem_runtime::engine::{Engine, EngineError, Session, SessionOptions};
@@ -54,10 +54,10 @@ pub fn facts(rig: &Rig<'_>) -> Result<Said> {
 
 /// A model's session on the accelerator, bound to memory there, with the host's numbers beside it.
 struct Whole {
-    session: Arc<dyn Session>,
     bound: Box<dyn Bound>,
-    inputs: Vec<(Place, Value)>,
-    outputs: Vec<Place>,
+    _session: Arc<dyn Session>,
+    /// What the runs use.
+    _places: Vec<Place>,
 }
 
 impl Whole {
@@ -71,10 +71,14 @@ impl Whole {
         };
         let expected = rig.host.load(&cut::original(model), &SessionOptions::default())?.run(&values)?;
         let inputs: Vec<Place> = values.iter().map(place).collect::<Result<_>>()?;
+        for (place, value) in inputs.iter().zip(&values) {
+            let Value::Tensor(tensor) = value else { bail!("a value that is no tensor") };
+            write(&rig.accelerator, place, tensor.bytes())?;
+        }
         let outputs: Vec<Place> = expected.iter().map(place).collect::<Result<_>>()?;
         let fixed: Vec<Option<Place>> = outputs.iter().cloned().map(Some).collect();
         let bound = session.resident().context("the session runs on the host")?.bind(&inputs, &fixed)?;
-        Ok(Self { bound, session, inputs: inputs.into_iter().zip(values).collect(), outputs })
+        Ok(Self { bound, _session: session, _places: [inputs, outputs].concat() })
     }
 
     /// Time of a run: the host's part, and until it is done.
@@ -103,12 +107,9 @@ impl Whole {
 /// Every check of the contract of devices.
 pub fn conformance(rig: &Rig<'_>) -> Result<Said> {
     let model = super::models::open(rig, rig.small())?.0;
-    let Whole { session, bound, inputs, outputs } = Whole::load(rig, rig.engine()?.as_ref(), &model)?;
-    let bound = Mutex::new(bound);
+    let whole = Mutex::new(Whole::load(rig, rig.engine()?.as_ref(), &model)?);
     let work = move || -> Result<(), EngineError> {
-        // All that the runs use lives as long as they may come.
-        let _held = (&session, &inputs, &outputs);
-        bound.lock().unwrap_or_else(|poison| poison.into_inner()).enqueue().map(drop)
+        whole.lock().unwrap_or_else(|poison| poison.into_inner()).bound.enqueue().map(drop)
     };
     let subject = OnStreams {
         name: "queues over the accelerator's streams".into(),

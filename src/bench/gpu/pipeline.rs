@@ -1,28 +1,35 @@
-//! Upload of the next batch, compute of this one and download of the last at once, against one batch at a time.
+//! Upload of the next batch, compute of this one and download of the last at once, against one batch at a time: first
+//! their numbers, each batch its own, then their pace.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use serde_json::json;
-use tandem_core::scheduler::Setup;
+use tandem_core::scheduler::{Served, Setup};
 use tandem_core::{Command, Device, Execution, Ticket};
 use tandem_ir::plan::Route;
 use tandem_ir::{Nanos, Time};
+use tandem_onnx::cut;
+use tandem_onnx::value::Value;
 use tandem_planner::search::Method;
+use tandem_runtime::compare::compare;
 use tandem_runtime::device::threaded::Clock;
 use tandem_runtime::driver::RunnerOptions;
 use tandem_runtime::driver::devices::devices;
 use tandem_runtime::driver::drive::Store;
 use tandem_runtime::driver::works::{Inputs, Works};
+use tandem_runtime::engine::SessionOptions;
 
 use super::{Rig, Said, models};
 
 /// Items of a batch.
 const BATCH: u64 = 8;
-/// Batches that are timed, after some that are not.
+/// Batches whose numbers are compared, and then batches that are timed.
+const CHECKED: u64 = 24;
 const BATCHES: u64 = 60;
-const WARM_UP: u64 = 6;
+/// Inputs that batches have in turn: numbers of another batch are noticed.
+const VARIANTS: u64 = 3;
 
 /// When a command ran.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,14 +50,20 @@ pub fn overlap(rig: &Rig<'_>) -> Result<Said> {
     let works = Works::load(&plan, &setup, &[&of.0], &rig.engines()?, &options, |_, _| ());
     let works = Arc::new(works.map_err(|(place, error)| anyhow!("{place}: {error}"))?);
     let batch = setup.routes[0].batch;
-    let inputs: Inputs = Arc::new(models::inputs(&of.0, batch, 1)?);
+    let whole = rig.host.load(&cut::original(&of.0), &SessionOptions::default())?;
+    let known = |seed| -> Result<(Inputs, Vec<Value>)> {
+        let inputs = models::inputs(&of.0, batch, seed)?;
+        let expected = whole.run(&inputs)?;
+        Ok((Arc::new(inputs), expected))
+    };
+    let known = (0..VARIANTS).map(known).collect::<Result<Vec<_>>>()?;
     let clock = Clock::start();
     let devices = devices(&setup, &rig.machine, &works, clock)?;
-    let mut player = Player::new(devices, works, setup.routes[0].clone(), inputs, clock);
+    let mut player = Player::new(devices, works, setup.routes[0].clone(), known, clock);
     let rings = setup.rings(&setup.routes[0]);
-    player.play(WARM_UP, rings)?;
-    let serial = Figures::of(&player.play(BATCHES, 1)?);
-    let pipelined = Figures::of(&player.play(BATCHES, rings)?);
+    player.play(CHECKED, rings, true)?;
+    let serial = Figures::of(&player.play(BATCHES, 1, false)?);
+    let pipelined = Figures::of(&player.play(BATCHES, rings, false)?);
     let words = format!(
         "a batch of {batch} of {name} each {} with {rings} in flight, each {} one by one; the busiest of copies and compute \
          takes {}; {:.0} % of the copies' time is hidden behind compute (one by one {:.0} %)",
@@ -116,7 +129,8 @@ struct Player {
     devices: Vec<Box<dyn Device + Send>>,
     works: Arc<Works>,
     route: Arc<Route>,
-    inputs: Inputs,
+    /// Inputs, and what they give.
+    known: Vec<(Inputs, Vec<Value>)>,
     clock: Clock,
     told: Arc<(Mutex<u64>, Condvar)>,
     next: u64,
@@ -127,7 +141,7 @@ impl Player {
         mut devices: Vec<Box<dyn Device + Send>>,
         works: Arc<Works>,
         route: Arc<Route>,
-        inputs: Inputs,
+        known: Vec<(Inputs, Vec<Value>)>,
         clock: Clock,
     ) -> Self {
         let told = Arc::new((Mutex::new(0), Condvar::new()));
@@ -138,11 +152,16 @@ impl Player {
                 tell.1.notify_all();
             }));
         }
-        Self { devices, works, route, inputs, clock, told, next: 0 }
+        Self { devices, works, route, known, clock, told, next: 0 }
     }
 
-    /// Plays so many batches, at most so many at once: what ran when, by lane.
-    fn play(&mut self, batches: u64, at_once: usize) -> Result<BTreeMap<String, Vec<Span>>> {
+    /// The inputs of a batch, and what they give.
+    fn known(&self, batch: u64) -> &(Inputs, Vec<Value>) {
+        &self.known[batch as usize % self.known.len()]
+    }
+
+    /// Plays so many batches, at most so many at once: what ran when, by lane. Compares their numbers where asked to.
+    fn play(&mut self, batches: u64, at_once: usize, compared: bool) -> Result<BTreeMap<String, Vec<Span>>> {
         let first = Execution::new(self.route.clone())?;
         let mut idle: Vec<(u32, Execution)> = (1..at_once).map(|ring| (ring as u32, first.sibling())).collect();
         idle.push((0, first));
@@ -154,7 +173,7 @@ impl Player {
             {
                 let ticket = Ticket { route: 0, batch: self.next, ring, step: 0 };
                 let rows = self.route.batch as u32;
-                self.works.form(ticket, std::iter::once((0, rows, &self.inputs)));
+                self.works.form(ticket, std::iter::once((0, rows, &self.known(self.next).0)));
                 flying.push_back((ticket, execution));
                 (begun, self.next) = (begun + 1, self.next + 1);
             }
@@ -162,6 +181,9 @@ impl Player {
             let news = self.collect(&mut flying, &mut spans)?;
             while flying.front().is_some_and(|(_, execution)| execution.is_over()) {
                 let (ticket, mut execution) = flying.pop_front().context("it is there")?;
+                if compared {
+                    self.compare(ticket)?;
+                }
                 self.works.retire(ticket);
                 execution.reset();
                 idle.push((ticket.ring, execution));
@@ -172,6 +194,16 @@ impl Player {
             }
         }
         Ok(spans)
+    }
+
+    fn compare(&self, ticket: Ticket) -> Result<()> {
+        let rows = self.route.batch as u32;
+        let (queued, executed, phases) = (Nanos::ZERO, Nanos::ZERO, [Nanos::ZERO; 3]);
+        let served = Served { ticket, row: 0, batch_rows: rows, queued, executed, phases };
+        let (inputs, expected) = self.known(ticket.batch);
+        let found = self.works.outputs(&served, rows, inputs.clone()).values().map_err(anyhow::Error::msg)?;
+        let found = compare(&[], expected, &found);
+        if found.is_equal() { Ok(()) } else { bail!("batch {}: {found}", ticket.batch) }
     }
 
     fn submit(&mut self, flying: &mut VecDeque<(Ticket, Execution)>) -> Result<()> {

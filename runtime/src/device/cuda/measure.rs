@@ -91,6 +91,25 @@ impl Copies {
     }
 }
 
+/// Writes to a place that nothing uses, and waits until it is there.
+///
+/// # Errors
+/// Memory has run out, or the copy failed.
+///
+/// # Panics
+/// If these are not the place's bytes.
+pub fn write(accelerator: &Arc<dyn Accelerator>, place: &Place, bytes: &[u8]) -> Result<(), EngineError> {
+    assert_eq!(bytes.len() as u64, place.bytes(), "as many bytes as the place has");
+    let mut pinned = accelerator.clone().pin(bytes.len())?;
+    pinned.fill(bytes);
+    // SAFETY: both memories live until the copy is over, for it is waited for here.
+    let begun = unsafe { accelerator.upload(Stream::Upload, &pinned, place) };
+    let mark = accelerator.mark(Stream::Upload)?;
+    let reached = accelerator.wait(mark);
+    accelerator.forget(mark);
+    begun.and(reached)
+}
+
 /// From putting a mark on an empty stream until the host knows that it was reached, by the host's clock.
 ///
 /// # Errors

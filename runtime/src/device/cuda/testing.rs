@@ -299,11 +299,12 @@ impl Bound for HostRuns {
     fn enqueue(&mut self) -> Result<Vec<(usize, Place)>, EngineError> {
         let (accelerator, stream) = &self.on;
         let (session, inputs, outputs) = (self.session.clone(), self.inputs.clone(), self.outputs.clone());
-        let lost = accelerator.lost.clone();
         if outputs.iter().all(Option::is_some) {
+            let of = accelerator.clone();
             accelerator.put(*stream, move || {
                 let made = session.run(&inputs.iter().map(read).collect::<Vec<_>>());
-                let Ok(made) = made else { return lost.store(true, Ordering::Release) };
+                // Nobody is there any more to be told: as on a GPU, that is the end of it.
+                let Ok(made) = made else { return of.lose() };
                 outputs.iter().flatten().zip(&made).for_each(|(place, value)| write(place, value));
             })?;
             return Ok(vec![]);
