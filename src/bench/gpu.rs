@@ -31,6 +31,8 @@ const GPU: usize = 0;
 
 /// Models that are run where none are named: all small ones, and one that keeps a GPU busy.
 const LARGE: &str = "resnet50";
+/// Where nothing is measured, one small model is enough.
+const SMALL: &str = "tiny-resnet";
 
 /// What is measured.
 struct Rig<'a> {
@@ -165,7 +167,11 @@ fn rig<'a>(context: &'a Context, args: &'a BenchGpuArgs) -> Result<Rig<'a>> {
     // Loads ONNX Runtime, where it is.
     let host = context.engine()?;
     let tiny = tandem_models::zoo().iter().map(|m| m.name.to_owned()).filter(|name| name.starts_with("tiny-"));
-    let models = if args.models.is_empty() { tiny.chain([LARGE.to_owned()]).collect() } else { args.models.clone() };
+    let models: Vec<String> = match (args.models.as_slice(), args.made_up) {
+        ([], true) => vec![SMALL.to_owned()],
+        ([], false) => tiny.chain([LARGE.to_owned()]).collect(),
+        (named, _) => named.to_vec(),
+    };
     let machine = machine(context, args.made_up)?;
     if args.made_up {
         context.say("an accelerator that is made up of this host's threads: its figures say nothing about any GPU");

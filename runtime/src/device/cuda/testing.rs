@@ -305,6 +305,10 @@ impl Bound for HostRuns {
                 let made = session.run(&inputs.iter().map(read).collect::<Vec<_>>());
                 // Nobody is there any more to be told: as on a GPU, that is the end of it.
                 let Ok(made) = made else { return of.lose() };
+                let fits = |(place, value): (&Place, &Value)| bytes_of(value).is_some_and(|b| b == place.bytes());
+                if !outputs.iter().flatten().zip(&made).all(fits) {
+                    return of.lose();
+                }
                 outputs.iter().flatten().zip(&made).for_each(|(place, value)| write(place, value));
             })?;
             return Ok(vec![]);
@@ -331,6 +335,13 @@ impl Bound for HostRuns {
             write(&place, value);
         }
         Ok(own)
+    }
+}
+
+fn bytes_of(value: &Value) -> Option<u64> {
+    match value {
+        Value::Tensor(tensor) => Some(tensor.bytes().len() as u64),
+        _ => None,
     }
 }
 

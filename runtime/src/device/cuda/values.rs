@@ -1,25 +1,26 @@
 //! The values of one batch in flight in an accelerator's memory, and on their way to and from it.
 //!
 //! Dense values of known shape lie in one arena, each at the offset that [`tandem_ir::arena`] gave it; others are the
-//! engine's, or in blocks of their own. Copies go through pinned host memory: a value that comes from the host is
+//! engine's, or in blocks of their own, and so are those that turn out to be of another shape than the plan has seen,
+//! for shapes may depend on what values are. Copies go through pinned host memory: a value that comes from the host is
 //! written there first, a value that goes to the host is handed on where it lies.
 //!
 //! What is begun here is on a stream, and there once the stream has come so far. Whoever calls sees to it that a value
 //! is not asked for on another stream before, and is freed only when all that use it are over.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tandem_ir::arena::{self, ArenaError};
 use tandem_ir::plan::{Action, Route};
 use tandem_onnx::value::{Buffer, Data, TensorValue, Value};
 
-use super::accelerator::{Accelerator, Block, Bound, Pinned, Place, Stream};
+use super::accelerator::{Accelerator, Block, Bound, Pinned, Place, Resident, Stream};
 use crate::engine::{EngineError, Session};
 use crate::limits::PINNED_COPIES_MAX;
 
 /// What a route needs on one accelerator for a batch in flight.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Slots {
     /// Bytes of the arena.
     pub arena_bytes: u64,
@@ -85,8 +86,40 @@ pub struct Values {
     /// By value: its place in the arena.
     places: Vec<Option<Place>>,
     held: Vec<Mutex<Held>>,
-    /// Of sessions whose values all lie in the arena, by their address.
-    bound: Mutex<HashMap<usize, Box<dyn Bound>>>,
+    runs: Mutex<Runs>,
+}
+
+/// Sessions as they were run, by their address.
+#[derive(Default)]
+struct Runs {
+    /// Of sessions whose values are all where they are in every batch.
+    bound: HashMap<usize, Box<dyn Bound>>,
+    /// Sessions that made something of another shape than the plan states.
+    unplanned: HashSet<usize>,
+}
+
+impl Runs {
+    /// Runs a session; `fixed`: its values will be at these places again.
+    fn run(
+        &mut self,
+        address: usize,
+        resident: &dyn Resident,
+        inputs: &[Place],
+        outputs: &[Option<Place>],
+        fixed: bool,
+    ) -> Result<Vec<(usize, Place)>, EngineError> {
+        match self.bound.get_mut(&address) {
+            Some(bound) if fixed => bound.enqueue(),
+            _ => {
+                let mut new = resident.bind(inputs, outputs)?;
+                let own = new.enqueue()?;
+                if fixed {
+                    self.bound.insert(address, new);
+                }
+                Ok(own)
+            }
+        }
+    }
 }
 
 /// What is held for a value.
@@ -150,7 +183,7 @@ impl Values {
             held[*tensor].copies.push(Arc::new(accelerator.clone().pin(*bytes)?));
         }
         let held = held.into_iter().map(Mutex::new).collect();
-        Ok(Self { device: device.to_owned(), names, accelerator, compute, places, held, bound: Mutex::default() })
+        Ok(Self { device: device.to_owned(), names, accelerator, compute, places, held, runs: Mutex::default() })
     }
 
     /// Name of the device.
@@ -171,7 +204,7 @@ impl Values {
     /// Begins to bring a value from the host, on the stream of uploads.
     ///
     /// # Errors
-    /// It is no dense tensor, or not of the type and shape that the route states; memory has run out.
+    /// It is no dense tensor; memory has run out.
     pub fn begin_put(&self, tensor: usize, value: &Value) -> Result<(), EngineError> {
         let Value::Tensor(TensorValue { dtype, dims, data: Data::Bytes(bytes) }) = value else {
             return Err(self.failed(tensor, "is no dense tensor, and cannot be copied there"));
@@ -179,12 +212,8 @@ impl Values {
         let mut held = self.held(tensor);
         let place = match &self.places[tensor] {
             Some(place) if place.dtype() == *dtype && **place.dims() == **dims => place.clone(),
-            Some(place) => {
-                let say = |dtype, dims: &[u64]| format!("{dtype}{dims:?}");
-                let (expected, found) = (say(place.dtype(), place.dims()), say(*dtype, dims));
-                return Err(self.failed(tensor, &format!("is expected as {expected}, and found as {found}")));
-            }
-            None => {
+            // Of no known shape, or of another one than the plan has seen.
+            _ => {
                 let enough = held.block.take().filter(|b| b.bytes() >= bytes.len() as u64);
                 let block = match enough {
                     Some(block) => block,
@@ -278,25 +307,23 @@ impl Values {
             engine: self.device.clone(),
             why: "the segment's session runs on the host".into(),
         })?;
-        let made: Vec<Option<Place>> = outputs.iter().map(|t| self.places[*t].clone()).collect();
-        let fixed = made.iter().all(Option::is_some) && inputs.iter().all(|t| self.places[*t].is_some());
-        let own = match fixed {
-            true => {
-                let mut bound = self.bound.lock().unwrap_or_else(|poison| poison.into_inner());
-                let address = (&raw const *session).addr();
-                match bound.get_mut(&address) {
-                    Some(bound) => bound.enqueue()?,
-                    None => {
-                        let mut new = resident.bind(&there, &made)?;
-                        let own = new.enqueue()?;
-                        bound.insert(address, new);
-                        own
-                    }
-                }
-            }
-            false => resident.bind(&there, &made)?.enqueue()?,
+        let address = (&raw const *session).addr();
+        let mut runs = self.runs.lock().unwrap_or_else(|poison| poison.into_inner());
+        let planned: Vec<Option<Place>> = match runs.unplanned.contains(&address) {
+            false => outputs.iter().map(|t| self.places[*t].clone()).collect(),
+            true => vec![None; outputs.len()],
         };
-        for (tensor, place) in outputs.iter().zip(made) {
+        let own = match runs.run(address, resident, &there, &planned, self.is_fixed(inputs, &there, &planned)) {
+            // Shapes may depend on what the values are, and the plan have seen others: the engine finds the places then.
+            Err(EngineError::Failed { .. }) if planned.iter().any(Option::is_some) => {
+                let own = resident.bind(&there, &vec![None; outputs.len()])?.enqueue()?;
+                runs.unplanned.insert(address);
+                own
+            }
+            other => other?,
+        };
+        drop(runs);
+        for (tensor, place) in outputs.iter().zip(planned) {
             self.held(*tensor).here = place;
         }
         for (output, place) in own {
@@ -307,6 +334,12 @@ impl Values {
             self.held(tensor).here = Some(place);
         }
         Ok(())
+    }
+
+    /// Whether all values are where they are in every batch.
+    fn is_fixed(&self, inputs: &[usize], there: &[Place], made: &[Option<Place>]) -> bool {
+        let planned = |(tensor, place): (&usize, &Place)| self.places[*tensor].as_ref() == Some(place);
+        made.iter().all(Option::is_some) && inputs.iter().zip(there).all(planned)
     }
 
     /// Waits until a stream has done what is on it now.
