@@ -179,8 +179,9 @@ fn memory_for_bodies_is_set_aside_before_they_are_read() {
     let server = Running::start(16, options);
     server.shared.holds.store(true, Ordering::SeqCst);
     let mut first = Client::connect(server.address);
-    first.send(head(600_000, ""));
-    server.shared.wait_places(1);
+    first.send(head(600_000, "Expect: 100-continue\r\n"));
+    // Leave to send comes once the body is waited for, so its memory is set aside by then.
+    assert_eq!(first.receive().expect("leave to send").status, 100);
     let mut second = Client::connect(server.address);
     let response = second.ask(request(INFER, "", &vec![b' '; 600_000]));
     assert_eq!((response.status, response.header("retry-after")), (429, Some("1")));
