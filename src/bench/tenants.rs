@@ -1,8 +1,7 @@
 //! Two tenants in one process: each on cores of its own, as a plan says, against each in a session with the engine's own
 //! options, as two models in one server usually are.
 
-use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -14,7 +13,7 @@ use tandem_planner::build::LaneConfig;
 use tandem_planner::plan::{PlanInput, TenantInput};
 use tandem_planner::search::Method;
 use tandem_runtime::driver::RunnerOptions;
-use tandem_runtime::driver::drive::{Answer, Ask, Driver};
+use tandem_runtime::driver::drive::{Answer, Driver};
 use tandem_runtime::driver::works::Works;
 use tandem_runtime::engine::{Engine, Session, SessionOptions};
 use tandem_runtime::profiler;
@@ -43,33 +42,25 @@ pub fn run(context: &Context, model: &str, batch: u64, common: &BenchCommon) -> 
     context.say(&format!("{} {}, two tenants of {model} at batch {batch}", engine.name(), engine.version()));
     let serving = planned(context, &imported, &engine, batch)?;
     let driver = serving.driver().context("it is loaded")?;
-    let options = SessionOptions { threads: 0, ..SessionOptions::default() };
-    let session = || engine.load(&cut::original(&imported), &options);
-    let sessions = [session()?, session()?];
-    let (mut time, mut tail) = (vec![], vec![]);
-    let (mut planned, mut own) = (vec![], vec![]);
-    for round in 0..rounds + 1 {
-        let mut seen = [Turn::default(), Turn::default()];
-        for turn in 0..2 {
-            let who = (turn + round) % 2;
-            seen[who] = match who {
-                0 => both(|tenant| ask(driver, tenant, &inputs, batch))?,
-                _ => both(|tenant| direct(&sessions[tenant], &inputs))?,
-            };
-        }
-        // The first round warms both.
-        if round > 0 {
-            planned.push(seen[0]);
-            own.push(seen[1]);
-            time.push(seen[1].runs as f64 / seen[0].runs as f64);
-            tail.push(seen[0].p99.as_secs_f64() / seen[1].p99.as_secs_f64());
-        }
-    }
-    for (who, turns) in [("planned", &planned), ("the engine's own options", &own)] {
-        let runs = stats::median(&turns.iter().map(|t: &Turn| t.runs as f64 / TURN.as_secs_f64()).collect::<Vec<_>>());
-        let p99 = stats::median(&turns.iter().map(|t| t.p99.as_secs_f64() * 1e3).collect::<Vec<_>>());
+    let sessions = |threads| -> Result<[Arc<dyn Session>; 2]> {
+        let options = SessionOptions { threads, ..SessionOptions::default() };
+        let session = || engine.load(&cut::original(&imported), &options);
+        Ok([session()?, session()?])
+    };
+    let (own_options, one_thread) = (sessions(0)?, sessions(1)?);
+    let sides: [(&str, &Work<'_>); 3] = [
+        ("planned", &|tenant| ask(driver, tenant, &inputs, batch)),
+        ("the engine's own options", &|tenant| direct(&own_options[tenant], &inputs)),
+        ("bare sessions of one thread", &|tenant| direct(&one_thread[tenant], &inputs)),
+    ];
+    let turns = turns(&sides.map(|(_, work)| work), rounds)?;
+    for (side, (who, _)) in sides.iter().enumerate() {
+        let runs = stats::median(&turns.iter().map(|t| t[side].runs as f64 / TURN.as_secs_f64()).collect::<Vec<_>>());
+        let p99 = stats::median(&turns.iter().map(|t| t[side].p99.as_secs_f64() * 1e3).collect::<Vec<_>>());
         context.say(&format!("{who}: {runs:.0} runs/s, p99 {p99:.2} ms (medians of {rounds} turns)"));
     }
+    let time: Vec<f64> = turns.iter().map(|t| t[1].runs as f64 / t[0].runs as f64).collect();
+    let tail: Vec<f64> = turns.iter().map(|t| t[0].p99.as_secs_f64() / t[1].p99.as_secs_f64()).collect();
     let line =
         |what: &str, values: &[f64], most| Line::new(what, "ratio", stats::bootstrap(values), Some(most), rounds);
     Ok(vec![
@@ -104,27 +95,55 @@ struct Turn {
     p99: Duration,
 }
 
-/// Two clients, one a tenant, each with one request at a time.
-fn both(work: impl Fn(usize) -> Result<()> + Sync) -> Result<Turn> {
-    let end = Instant::now() + TURN;
-    let client = |tenant: usize| -> Result<Vec<Duration>> {
-        let mut took = vec![];
-        while Instant::now() < end {
-            let begin = Instant::now();
-            work(tenant)?;
-            took.push(begin.elapsed());
+/// One request of a tenant.
+type Work<'a> = dyn Fn(usize) -> Result<()> + Sync + 'a;
+
+/// What both tenants did, by round and side. Two clients, one a tenant, each with one request at a time; the same threads
+/// for all sides. A round before the first warms all.
+fn turns<const SIDES: usize>(sides: &[&Work<'_>; SIDES], rounds: usize) -> Result<Vec<[Turn; SIDES]>> {
+    let start = Barrier::new(2);
+    let client = |tenant: usize| -> Vec<[Result<Vec<Duration>>; SIDES]> {
+        let mut all = vec![];
+        for round in 0..=rounds {
+            let mut took = std::array::from_fn(|_| Ok(vec![]));
+            for side in (0..SIDES).map(|turn| (turn + round) % SIDES) {
+                start.wait();
+                took[side] = turn(|| sides[side](tenant));
+            }
+            all.push(took);
         }
-        Ok(took)
+        all
     };
-    let mut all = std::thread::scope(|scope| -> Result<Vec<Duration>> {
+    let (a, b) = std::thread::scope(|scope| {
         let other = scope.spawn(|| client(1));
-        let mut all = client(0)?;
-        all.extend(other.join().map_err(|_| anyhow!("a client panicked"))??);
-        Ok(all)
-    })?;
-    all.sort_unstable();
-    let p99 = all.get((all.len() * 99).div_ceil(100).saturating_sub(1)).copied().context("no run in a turn")?;
-    Ok(Turn { runs: all.len(), p99 })
+        (client(0), other.join())
+    });
+    let b = b.map_err(|_| anyhow!("a client panicked"))?;
+    let mut turns = vec![];
+    for (a, b) in a.into_iter().zip(b).skip(1) {
+        let mut of = [Turn::default(); SIDES];
+        for ((a, b), of) in a.into_iter().zip(b).zip(&mut of) {
+            let mut all = a?;
+            all.extend(b?);
+            all.sort_unstable();
+            let last = (all.len() * 99).div_ceil(100).saturating_sub(1);
+            *of = Turn { runs: all.len(), p99: *all.get(last).context("no run in a turn")? };
+        }
+        turns.push(of);
+    }
+    Ok(turns)
+}
+
+/// What each request of one client took.
+fn turn(work: impl Fn() -> Result<()>) -> Result<Vec<Duration>> {
+    let end = Instant::now() + TURN;
+    let mut took = vec![];
+    while Instant::now() < end {
+        let begin = Instant::now();
+        work()?;
+        took.push(begin.elapsed());
+    }
+    Ok(took)
 }
 
 fn direct(session: &Arc<dyn Session>, inputs: &[Value]) -> Result<()> {
@@ -132,12 +151,7 @@ fn direct(session: &Arc<dyn Session>, inputs: &[Value]) -> Result<()> {
 }
 
 fn ask(driver: &Driver<Works>, tenant: usize, inputs: &Arc<Vec<Value>>, batch: u64) -> Result<()> {
-    let (tell, answered) = sync_channel(1);
-    let answer = Box::new(move |answer| {
-        let _ = tell.send(answer);
-    });
-    driver.ask(Ask { tenant, rows: batch as u32, timeout: None, inputs: inputs.clone(), answer });
-    match answered.recv()? {
+    match driver.run(tenant, batch as u32, inputs.clone()) {
         Answer::Done(rows, _) => rows.values().map(drop).map_err(|e| anyhow!(e)),
         _ => bail!("a request was not served"),
     }

@@ -180,4 +180,21 @@ pub trait Device {
     /// What to call, from any thread, whenever there may be something new to poll. Devices that know their future call
     /// nothing.
     fn set_waker(&mut self, _waker: Arc<dyn Fn() + Send + Sync>) {}
+
+    /// How threads that would only wait for commands may execute them instead, where commands are executed by threads.
+    fn help(&self) -> Option<Arc<dyn Help>> {
+        None
+    }
+}
+
+/// Takes the work of threads that have nothing to do but wait for it.
+pub trait Help: Send + Sync {
+    /// The calling thread is about to help: commands submitted from now on need not wake another.
+    fn come(&self);
+
+    /// Executes one submitted command of those that are its business, by ticket; whether there was one.
+    fn help(&self, mine: &dyn Fn(&Ticket) -> bool) -> bool;
+
+    /// The calling thread helps no more.
+    fn leave(&self);
 }

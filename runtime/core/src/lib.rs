@@ -26,7 +26,7 @@ pub mod scheduler;
 pub mod sim;
 pub mod trace;
 
-pub use device::{Command, Completion, Device, DeviceError, DeviceSpec, Ticket};
+pub use device::{Command, Completion, Device, DeviceError, DeviceSpec, Help, Ticket};
 pub use emulator::{
     EmulatedDevice, Emulation, EmulationError, EmulationOptions, PipelinedEmulation, emulate, emulate_batches,
 };

@@ -128,7 +128,7 @@ pub type Verdict = Result<(), String>;
 type Check = fn(&dyn Subject) -> Verdict;
 
 /// The checks, each with the sentence of the contract it is for.
-pub const CHECKS: [(&str, Check); 10] = [
+pub const CHECKS: [(&str, Check); 11] = [
     ("a lane is a queue: its commands run in the order they were submitted, one at a time", queues),
     ("commands on different lanes are independent", independent),
     ("every command completes exactly once", once),
@@ -139,6 +139,7 @@ pub const CHECKS: [(&str, Check); 10] = [
     ("what a command frees is free when it completes, not before", frees),
     ("a lane that is not there is an error", unknown_lane),
     ("whoever waits is told of every completion", wakes),
+    ("who helps takes only what is its business, and what it leaves is executed all the same", helps),
 ];
 
 /// Runs all checks; each with what it found.
@@ -405,4 +406,26 @@ fn wakes(subject: &dyn Subject) -> Verdict {
         ensure(ended == step, || format!("step {ended} completed, and only step {step} was submitted"))?;
     }
     Ok(())
+}
+
+fn helps(subject: &dyn Subject) -> Verdict {
+    let mut rig = Rig::new(subject, &[(0, Does::Work), (1, Does::Work), (2, Does::Work)])?;
+    let Some(help) = rig.device.help() else { return Ok(()) };
+    for batch in 0..20 {
+        help.come();
+        rig.submit(batch, 0)?;
+        ensure(!help.help(&|ticket| ticket.batch != batch), || "it took what is not its business".into())?;
+        help.leave();
+        let ended = rig.next()?.ticket;
+        ensure((ended.batch, ended.step) == (batch, 0), || format!("{ended:?} completed"))?;
+    }
+    help.come();
+    for batch in 20..40 {
+        (0..3).try_for_each(|step| rig.submit(batch, step))?;
+    }
+    while help.help(&|_| true) {}
+    help.leave();
+    let ended = rig.all(60)?;
+    ensure(ended.iter().all(|c| c.result.is_ok()), || format!("they ended as {ended:?}"))?;
+    rig.nothing_more()
 }

@@ -3,7 +3,7 @@
 //! No lane is tied to a thread. A thread that has ended a command tells whoever waits for it, which may well submit the
 //! next command of the same batch; it then takes that one itself, and another thread is woken only where there is more to
 //! do than threads looking for work. So a batch stays on one thread as long as nothing runs beside it, whatever lanes it
-//! crosses.
+//! crosses. Whoever waits for a batch may lend its own thread to it ([`Device::help`]): then there is no hand-over at all.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,7 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tandem_core::{Command, Completion, Device, DeviceError, DeviceSpec};
+use tandem_core::{Command, Completion, Device, DeviceError, DeviceSpec, Help, Ticket};
 use tandem_ir::Time;
 
 use super::panic_words;
@@ -84,6 +84,15 @@ struct State {
     looking: usize,
     sleeping: usize,
     stop: bool,
+}
+
+/// A command that a thread has taken.
+struct Taken {
+    lane: usize,
+    submitted: Time,
+    command: Command,
+    /// Another one of its batch has failed on the lane.
+    skipped: bool,
 }
 
 #[derive(Default)]
@@ -171,6 +180,32 @@ impl<E: Execute> Device for Threaded<E> {
         // One driver a device, for ever.
         let _ = self.shared.waker.set(waker);
     }
+
+    fn help(&self) -> Option<Arc<dyn Help>> {
+        Some(self.shared.clone())
+    }
+}
+
+impl<E: Execute> Help for Shared<E> {
+    fn come(&self) {
+        self.locked().looking += 1;
+    }
+
+    fn help(&self, mine: &dyn Fn(&Ticket) -> bool) -> bool {
+        let mut state = self.locked();
+        let Some(taken) = state.take(0, mine) else { return false };
+        drop(self.attend_one(state, taken));
+        true
+    }
+
+    fn leave(&self) {
+        let mut state = self.locked();
+        state.looking -= 1;
+        // Nobody was woken for what this thread was expected to take.
+        if state.runnable > state.looking && state.sleeping > 0 {
+            self.woken.notify_one();
+        }
+    }
 }
 
 impl<E: Execute> Shared<E> {
@@ -184,25 +219,33 @@ impl<E: Execute> Shared<E> {
         state.looking += 1;
         let mut lane = 0;
         while !state.stop {
-            let Some((taken, submitted, command, skipped)) = state.take(lane) else {
-                state = self.wait(state);
-                continue;
+            state = match state.take(lane, &|_| true) {
+                Some(taken) => {
+                    lane = taken.lane;
+                    self.attend_one(state, taken)
+                }
+                None => self.wait(state),
             };
-            lane = taken;
-            state.looking -= 1;
-            drop(state);
-            let start = self.clock.now();
-            let result = if skipped { Err(DeviceError::Skipped) } else { self.execute(&command, submitted) };
-            let end = self.clock.now();
-            state = self.locked();
-            state.end(lane, Completion { ticket: command.ticket, lane, start, end, result });
-            state.looking += 1;
-            if let Some(waker) = self.waker.get() {
-                drop(state);
-                waker();
-                state = self.locked();
-            }
         }
+    }
+
+    /// Executes a command that was taken, and tells.
+    fn attend_one<'a>(&'a self, mut state: MutexGuard<'a, State>, taken: Taken) -> MutexGuard<'a, State> {
+        let Taken { lane, submitted, command, skipped } = taken;
+        state.looking -= 1;
+        drop(state);
+        let start = self.clock.now();
+        let result = if skipped { Err(DeviceError::Skipped) } else { self.execute(&command, submitted) };
+        let end = self.clock.now();
+        state = self.locked();
+        state.end(lane, Completion { ticket: command.ticket, lane, start, end, result });
+        state.looking += 1;
+        if let Some(waker) = self.waker.get() {
+            drop(state);
+            waker();
+            state = self.locked();
+        }
+        state
     }
 
     fn execute(&self, command: &Command, submitted: Time) -> Result<(), DeviceError> {
@@ -238,13 +281,13 @@ impl<E: Execute> Shared<E> {
 }
 
 impl State {
-    /// Takes the next command of a lane, of `first` if it has one: with when it was submitted, and whether it is to be
-    /// skipped.
-    fn take(&mut self, first: usize) -> Option<(usize, Time, Command, bool)> {
+    /// Takes the next command of a lane, of `first` if it has one; of those wanted.
+    fn take(&mut self, first: usize, wanted: &dyn Fn(&Ticket) -> bool) -> Option<Taken> {
         if self.runnable == 0 {
             return None;
         }
-        let runnable = |l: &usize| !self.lanes[*l].busy && !self.lanes[*l].queue.is_empty();
+        let next = |l: usize| self.lanes[l].queue.front().filter(|(_, command)| wanted(&command.ticket));
+        let runnable = |l: &usize| !self.lanes[*l].busy && next(*l).is_some();
         let lane = Some(first).filter(runnable).or_else(|| (0..self.lanes.len()).find(runnable))?;
         self.runnable -= 1;
         let of = &mut self.lanes[lane];
@@ -252,7 +295,7 @@ impl State {
         let (submitted, command) = of.queue.pop_front()?;
         let batch = (command.ticket.route, command.ticket.batch);
         let skipped = of.failed.contains(&batch);
-        Some((lane, submitted, command, skipped))
+        Some(Taken { lane, submitted, command, skipped })
     }
 
     fn end(&mut self, lane: usize, completion: Completion) {

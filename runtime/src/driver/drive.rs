@@ -3,18 +3,20 @@
 //! There is no thread of its own that everything has to pass through. Whoever has news (a request, an ended command, a
 //! moment that has come) takes the state, lets the scheduler decide, and carries out what it decided; who finds it taken
 //! leaves a note, and the one who has it looks again before it is done. So a command that ends is followed by the next
-//! one without a hand-over between threads. Replies go out after the state was given back.
+//! one without a hand-over between threads. Replies go out after the state was given back. Who waits for its request
+//! ([`Driver::run`]) executes its commands on its own thread.
 //!
 //! The driver moves numbers, not tensors: what a batch's values are and where they lie is its [`Store`]'s business.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{TryRecvError, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
 use tandem_core::limits::REQUESTS_MAX;
 use tandem_core::scheduler::{Action, Arrival, Event, Outcome, Refusal, Scheduler, Served, Setup, SetupError, Stand};
-use tandem_core::{Device, DeviceError, Ticket};
+use tandem_core::{Device, DeviceError, Help, Ticket};
 use tandem_ir::{Nanos, Time};
 
 use crate::device::threaded::Clock;
@@ -121,6 +123,9 @@ struct Shared<S: Store> {
     alarm: Mutex<Alarm>,
     rung: Condvar,
     ended: AtomicBool,
+    helps: Vec<Arc<dyn Help>>,
+    /// By route.
+    tenant_of: Vec<usize>,
 }
 
 /// When the timer wakes.
@@ -176,6 +181,11 @@ impl<S: Store> Driver<S> {
             queue_of[device][lane] = queue;
             queue_to.push((device, lane));
         }
+        let helps = devices.iter().filter_map(|d| d.help()).collect();
+        let mut tenant_of = vec![0; setup.routes.len()];
+        for (tenant, group) in setup.groups.iter().enumerate() {
+            group.routes.iter().for_each(|r| tenant_of[*r] = tenant);
+        }
         let state = State {
             scheduler: Scheduler::new(setup, clock.now())?,
             devices,
@@ -196,6 +206,8 @@ impl<S: Store> Driver<S> {
             alarm: Mutex::new(Alarm { at: Time(u64::MAX), stop: false }),
             rung: Condvar::new(),
             ended: AtomicBool::new(false),
+            helps,
+            tenant_of,
         });
         // Weak: a device must not keep its driver alive.
         let weak = Arc::downgrade(&shared);
@@ -219,6 +231,32 @@ impl<S: Store> Driver<S> {
         self.shared.give_back(state);
         self.shared.turn_if_news();
         asked
+    }
+
+    /// Runs a request: waits for its answer, and lends this thread to its tenant's commands meanwhile. So a request that
+    /// nothing else runs beside goes from here to its answer on this thread; its time cannot run out while this thread
+    /// executes a command, though, only between them.
+    pub fn run(&self, tenant: usize, rows: u32, inputs: S::Inputs) -> Answer<S::Outputs>
+    where
+        S::Outputs: 'static,
+    {
+        let shared = &self.shared;
+        let (tell, told) = sync_channel(1);
+        let answer = Box::new(move |answer| {
+            // It is waited for below, whatever happens.
+            let _ = tell.send(answer);
+        });
+        shared.helps.iter().for_each(|help| help.come());
+        self.ask(Ask { tenant, rows, timeout: None, inputs, answer });
+        let mine = |ticket: &Ticket| shared.tenant_of[ticket.route as usize] == tenant;
+        let early = loop {
+            match told.try_recv() {
+                Err(TryRecvError::Empty) if shared.helps.iter().any(|help| help.help(&mine)) => {}
+                early => break early,
+            }
+        };
+        shared.helps.iter().for_each(|help| help.leave());
+        early.or_else(|_| told.recv()).unwrap_or(Answer::Unavailable)
     }
 
     /// Takes a request back; nothing happens where it has its answer.

@@ -52,6 +52,31 @@ fn every_request_gets_its_own_row_once() {
 }
 
 #[test]
+fn who_waits_gets_its_own_row_too() {
+    for policy in [Policy::AdtFlow, Policy::Fixed { preferred: vec![4], queue_delay: Nanos(200_000) }] {
+        let (driver, _) = start(&setup(policy));
+        let (tell, answers) = channel();
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let driver = &driver;
+                scope.spawn(move || {
+                    for request in (thread..2_000).step_by(4) {
+                        let Answer::Done(rows, _) = driver.run(0, 1, row(request)) else { panic!("request {request}") };
+                        assert_eq!(rows.bytes(), row(request).as_slice());
+                    }
+                });
+            }
+            // And beside them, requests that nobody waits with.
+            (0..1_000).for_each(|request| ask(&driver, 0, request, row(request), &tell));
+        });
+        check_all(&answers, 1_000);
+        driver.tell(Event::Drain);
+        assert!(driver.is_idle());
+        assert_eq!(driver.stand(0).counters.done, 3_000);
+    }
+}
+
+#[test]
 fn a_device_lost_in_the_middle_loses_and_doubles_nothing() {
     // Two ways: over the accelerator, and on the host alone.
     let mut setup = setup(Policy::AdtFlow);
