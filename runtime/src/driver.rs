@@ -5,17 +5,17 @@
 //!
 //! Lanes are in-order queues that are executed one step at a time each, and no lane is tied to a thread: whoever ends a
 //! step takes over what became ready, so that a chain of segments and copies costs no hand-over between threads, and
-//! further threads are woken only for steps that can run beside it. There are at most as many threads as lanes, the
-//! caller's among them; a route of one lane runs on the caller's thread alone.
+//! further threads are woken only for steps that can run beside it. A route of one lane runs on the caller's thread
+//! alone.
 //!
 //! Data: values are handed around, never copied, except by copies between memories (see `driver/space.rs`).
 
-mod crew;
 pub mod devices;
 pub mod drive;
 mod feed;
 mod inner;
 mod load;
+mod solo;
 mod space;
 mod work;
 pub mod works;
@@ -31,7 +31,7 @@ use tandem_onnx::import::Model;
 use tandem_onnx::value::Value;
 
 use crate::engine::{Engine, EngineError};
-use crew::Crew;
+use solo::Solo;
 use work::Work;
 
 /// How a route is prepared.
@@ -102,8 +102,7 @@ pub enum RunError {
 /// A route with everything it needs, one batch at a time.
 pub struct RouteRunner {
     work: Arc<Work>,
-    crew: Crew,
-    execution: Option<Execution>,
+    solo: Solo,
 }
 
 impl RouteRunner {
@@ -123,10 +122,9 @@ impl RouteRunner {
     ) -> Result<Self, RunError> {
         let route = Arc::new(route.clone());
         let execution = Execution::new(route.clone())?;
-        let lanes = route.lane_names.len();
         let work = Arc::new(Work::load(route, model, machine, engines, options, 1)?);
-        let crew = Crew::start(&work, lanes)?;
-        Ok(Self { work, crew, execution: Some(execution) })
+        let solo = Solo::start(&work, execution)?;
+        Ok(Self { work, solo })
     }
 
     /// What computes on each device of the machine, by position; see [`RunOutput::devices`].
@@ -153,13 +151,7 @@ impl RouteRunner {
         self.work.check_inputs(&inputs)?;
         let before = self.work.bytes_copied();
         self.work.put_inputs(0, &inputs)?;
-        let mut execution = match self.execution.take() {
-            Some(execution) => execution,
-            None => Execution::new(self.work.route.clone())?,
-        };
-        execution.reset();
-        let done = self.crew.run(execution, begin);
-        self.execution = Some(done.execution);
+        let done = self.solo.run();
         let result = match done.failure {
             Some((place, source)) => Err(RunError::Engine { place, source }),
             None => self.work.outputs(0, &inputs),

@@ -130,6 +130,11 @@ impl<E: Execute> Threaded<E> {
         Ok(device)
     }
 
+    /// How other threads execute its commands.
+    pub fn helper(&self) -> Arc<dyn Help> {
+        self.shared.clone()
+    }
+
     /// What executes its commands.
     pub fn executor(&self) -> &E {
         &self.shared.execute
@@ -182,7 +187,7 @@ impl<E: Execute> Device for Threaded<E> {
     }
 
     fn help(&self) -> Option<Arc<dyn Help>> {
-        Some(self.shared.clone())
+        Some(self.helper())
     }
 }
 
