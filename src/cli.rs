@@ -76,6 +76,8 @@ pub enum ExplainFormat {
     Dot,
     Svg,
     Json,
+    /// A page that needs nothing beside it; without --tenant and --batch about all tenants and routes
+    Html,
 }
 
 #[derive(Subcommand, Debug)]
@@ -238,13 +240,13 @@ pub struct ExplainArgs {
     /// Where a tenant's model lies, overriding the plan
     #[arg(long = "model", value_name = "NAME=PATH")]
     pub overrides: Vec<String>,
-    /// Which tenant's route to explain (default: the only one)
+    /// Which tenant's route to explain (default: the only one; in HTML: each)
     #[arg(long, value_name = "NAME")]
     pub tenant: Option<String>,
     /// Profile to price boundaries with (default: what the cache holds, else modelled)
     #[arg(long, value_name = "FILE")]
     pub profile: Option<PathBuf>,
-    /// Batch size of the route to explain (default: the preferred one)
+    /// Batch size of the route to explain (default: the preferred one; in HTML: each)
     #[arg(long)]
     pub batch: Option<u64>,
     #[arg(long, value_enum, default_value_t)]

@@ -1,6 +1,6 @@
 //! Explanations as JSON (RFC 8259), durations in whole nanoseconds and sizes in whole bytes.
 
-use super::{Alternative, Boundary, Explanation, Moved};
+use super::{Alternative, AtomView, Boundary, Explanation, Flow, LaneLoad, Moved};
 
 /// A JSON value on its way out.
 enum Json {
@@ -97,6 +97,32 @@ fn boundary(b: &Boundary) -> Json {
     ])
 }
 
+fn atom(a: &AtomView) -> Json {
+    let operator = |(name, op): &(String, String)| Json::Object(vec![("name", text(name)), ("op", text(op))]);
+    Json::Object(vec![
+        ("segment", number(a.segment as u64)),
+        ("duration_ns", number(a.duration.0)),
+        ("operators", list(&a.operators, operator)),
+    ])
+}
+
+/// Without a `from`, the caller makes it.
+fn flow(f: &Flow) -> Json {
+    let mut fields = vec![("name", text(&f.name)), ("bytes", number(f.bytes.0))];
+    fields.extend(f.from.map(|atom| ("from", number(atom as u64))));
+    fields.extend([("to", list(&f.to, |atom| number(*atom as u64))), ("output", Json::Bool(f.output))]);
+    Json::Object(fields)
+}
+
+fn load(l: &LaneLoad) -> Json {
+    Json::Object(vec![
+        ("lane", text(&l.lane)),
+        ("busy_ns", number(l.busy.0)),
+        ("share_permille", number(l.share_permille)),
+        ("link", Json::Bool(l.link)),
+    ])
+}
+
 impl Explanation {
     /// Everything, for programs.
     pub fn json(&self) -> String {
@@ -114,6 +140,7 @@ impl Explanation {
             ("batch", number(self.batch)),
             ("lanes", number(u64::from(self.lanes.0))),
             ("threads", number(u64::from(self.lanes.1))),
+            ("terms", self.terms_json()),
             ("prediction", prediction),
             ("batches_in_flight", number(self.batches_in_flight as u64)),
             ("bottleneck", text(&self.bottleneck.1)),
@@ -121,7 +148,10 @@ impl Explanation {
             ("devices", self.devices_json()),
             ("segments", self.segments_json()),
             ("boundaries", list(&self.boundaries, boundary)),
+            ("atoms", list(&self.atoms, atom)),
+            ("values", list(&self.flows, flow)),
             ("steps", self.steps_json()),
+            ("loads", list(&self.loads, load)),
             ("pins", self.pins_json()),
             ("report", self.report_json()),
         ]);
@@ -129,6 +159,17 @@ impl Explanation {
         whole.write(&mut out, 0);
         out.push('\n');
         out
+    }
+
+    fn terms_json(&self) -> Json {
+        let t = &self.terms;
+        let mut fields = vec![("application", text(&t.application)), ("model", text(&t.model))];
+        fields.extend(t.slo.map(|slo| ("slo_ns", number(slo.0))));
+        fields.push(("percentile_permille", number(t.percentile_permille)));
+        fields.extend(t.millirate.map(|rate| ("millirequests_per_s", number(rate))));
+        fields.push(("share_permille", number(t.share_permille)));
+        fields.push(("batching", text(&t.batching)));
+        Json::Object(fields)
     }
 
     fn devices_json(&self) -> Json {
@@ -143,6 +184,7 @@ impl Explanation {
                 ("owned_bytes", d.memory.owned),
                 ("workspace_bytes", d.memory.workspace),
                 ("memory_bytes", d.held),
+                ("capacity_bytes", d.capacity),
             ];
             fields.extend(memory.map(|(name, bytes)| (name, number(bytes.0))));
             fields.push(("busy_ns", number(d.busy.0)));
@@ -169,6 +211,11 @@ impl Explanation {
         list(&self.steps, |s| {
             let mut fields = vec![("lane", text(&s.lane)), ("label", text(&s.label))];
             fields.extend(s.segment.map(|s| ("segment", number(s as u64))));
+            if let Some(copy) = &s.copy {
+                fields.extend(
+                    [("value", copy.flow), ("from", copy.from), ("to", copy.to)].map(|(k, n)| (k, number(n as u64))),
+                );
+            }
             fields.extend([("start_ns", number(s.start.0)), ("duration_ns", number(s.duration.0))]);
             Json::Object(fields)
         })

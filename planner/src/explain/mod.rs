@@ -2,13 +2,17 @@
 //!
 //! A boundary is explained by what moving it would do: the atom before it joins the segment after it, or the other way
 //! round, and the timeline judges again. What cannot be moved says why. Renderers: [`Explanation::text`],
-//! [`Explanation::tree`], [`Explanation::dot`], [`Explanation::svg`], [`Explanation::json`].
+//! [`Explanation::tree`], [`Explanation::dot`], [`Explanation::svg`], [`Explanation::json`]; of several routes
+//! [`html::page`].
 
 mod dot;
+mod facts;
+pub mod html;
 mod json;
 mod svg;
 mod text;
 
+pub use facts::{AtomView, CopyView, Flow, LaneLoad, Overview, Terms};
 pub use text::summary;
 
 use std::collections::BTreeMap;
@@ -36,6 +40,8 @@ pub struct DeviceShare {
     pub memory: MemoryUse,
     /// The same with all its batches in flight.
     pub held: Bytes,
+    /// Memory that a plan may use there.
+    pub capacity: Bytes,
     /// Its lane's busy time a batch.
     pub busy: Nanos,
 }
@@ -66,6 +72,8 @@ pub struct StepView {
     pub label: String,
     /// Position of the segment it runs; `None` for copies.
     pub segment: Option<usize>,
+    /// What it copies; `None` for segments.
+    pub copy: Option<CopyView>,
     /// When it starts.
     pub start: Time,
     /// How long it takes.
@@ -131,6 +139,8 @@ pub struct Explanation {
     pub batch: u64,
     /// Lanes and threads of the CPU.
     pub lanes: (u32, u32),
+    /// What is asked of the tenant.
+    pub terms: Terms,
     /// What the plan tries to reach.
     pub objective: Objective,
     /// What it promises.
@@ -145,8 +155,14 @@ pub struct Explanation {
     pub segments: Vec<SegmentView>,
     /// Edges between segments.
     pub boundaries: Vec<Boundary>,
+    /// Operators in a topological order.
+    pub atoms: Vec<AtomView>,
+    /// Values that they hand on.
+    pub flows: Vec<Flow>,
     /// Steps in their order.
     pub steps: Vec<StepView>,
+    /// Lanes that do something: devices first, then links.
+    pub loads: Vec<LaneLoad>,
     /// What pins operators.
     pub pins: Vec<Pin>,
     /// What the search did.
@@ -165,40 +181,68 @@ pub fn explain(
     tenant: usize,
     batch: Option<u64>,
 ) -> Result<Explanation, PlanError> {
-    let missing = |name: &str| PlanError::NoGraph { tenant: name.to_owned() };
-    let owner = plan.authored.tenants().nth(tenant).ok_or_else(|| missing(&format!("#{tenant}")))?;
-    let graph = *graphs.get(tenant).ok_or_else(|| missing(&owner.name))?;
-    let before: usize = plan.authored.tenants().take(tenant).map(|t| t.routes.len()).sum();
+    let owner = plan.authored.tenants().nth(tenant).ok_or_else(|| no_graph(&format!("#{tenant}")))?;
     let routes = owner.routes.iter().enumerate().filter(|(_, r)| batch.is_none_or(|b| r.batch == b));
     let chosen = routes.max_by_key(|(i, r)| (r.share_permille, std::cmp::Reverse(*i)));
-    let (index, authored) = chosen.ok_or_else(|| PlanError::NoRoute { tenant: owner.name.clone(), batch })?;
+    let (index, _) = chosen.ok_or_else(|| PlanError::NoRoute { tenant: owner.name.clone(), batch })?;
+    let before: usize = plan.authored.tenants().take(tenant).map(|t| t.routes.len()).sum();
+    explain_route(plan, graphs, profile, before + index)
+}
+
+fn no_graph(tenant: &str) -> PlanError {
+    PlanError::NoGraph { tenant: tenant.to_owned() }
+}
+
+/// Explains the plan's `position`-th route.
+///
+/// # Errors
+/// As [`explain`].
+pub fn explain_route(
+    plan: &Plan,
+    graphs: &[&Graph],
+    profile: Option<&Profile>,
+    position: usize,
+) -> Result<Explanation, PlanError> {
+    let owners = plan.authored.applications.iter().flat_map(|a| a.tenants.iter().map(move |t| (a, t)));
+    let mut routes = owners.enumerate().flat_map(|(t, (a, owner))| owner.routes.iter().map(move |r| (t, a, owner, r)));
+    let no_route = || PlanError::NoRoute { tenant: format!("#{position}"), batch: None };
+    let (tenant, application, owner, authored) = routes.nth(position).ok_or_else(no_route)?;
+    let graph = *graphs.get(tenant).ok_or_else(|| no_graph(&owner.name))?;
     let bench = Workbench::new(graph, &plan.derived.machine, profile, &owner.pins)?;
-    let route = understand(&bench, authored, before + index)?;
+    let route = understand(&bench, authored, position)?;
     let objective = plan.authored.objective;
-    let derived = plan.derived.routes.get(before + index);
+    let derived = plan.derived.routes.get(position);
+    Ok(Explanation {
+        tenant: owner.name.clone(),
+        batch: authored.batch,
+        lanes: (authored.lanes, authored.threads),
+        terms: Terms::of(application, owner, authored),
+        objective,
+        prediction: derived.map(|r| r.prediction.clone()).unwrap_or_default(),
+        bottleneck: bottleneck(&route),
+        batches_in_flight: derived.map_or(0, Route::batches_in_flight),
+        devices: shares(&route, derived),
+        segments: segment_views(graph, &route),
+        boundaries: boundaries(graph, &route, objective),
+        atoms: facts::atoms(graph, &route),
+        flows: facts::flows(graph, &route),
+        steps: step_views(graph, &route),
+        loads: facts::loads(&route),
+        pins: pins(&route.bench),
+        report: plan.derived.reports.get(position).cloned(),
+    })
+}
+
+/// The busiest lane's time a batch, and its name.
+fn bottleneck(route: &Understood<'_>) -> (Nanos, String) {
     let busiest = route.problem.bottleneck(&route.timeline.busy);
-    let lanes = 0..route.problem.lane_count();
     let is_busiest = |q: &usize| {
         let mut only = vec![Nanos::ZERO; route.problem.lane_count()];
         only[*q] = route.timeline.busy[*q];
         route.problem.bottleneck(&only) == busiest
     };
-    let bottleneck = lanes.into_iter().find(is_busiest).map_or("", |q| route.problem.lane_name(q)).to_owned();
-    Ok(Explanation {
-        tenant: owner.name.clone(),
-        batch: authored.batch,
-        lanes: (authored.lanes, authored.threads),
-        objective,
-        prediction: derived.map(|r| r.prediction.clone()).unwrap_or_default(),
-        bottleneck: (busiest, bottleneck),
-        batches_in_flight: derived.map_or(0, Route::batches_in_flight),
-        devices: shares(&route, derived),
-        segments: segment_views(graph, &route),
-        boundaries: boundaries(graph, &route, objective),
-        steps: step_views(graph, &route),
-        pins: pins(&route.bench),
-        report: plan.derived.reports.get(before + index).cloned(),
-    })
+    let lane = (0..route.problem.lane_count()).find(is_busiest);
+    (busiest, lane.map_or("", |q| route.problem.lane_name(q)).to_owned())
 }
 
 fn nodes_of(route: &Understood<'_>, segment: usize) -> Vec<NodeId> {
@@ -214,6 +258,7 @@ fn shares(route: &Understood<'_>, derived: Option<&Route>) -> Vec<DeviceShare> {
         work: derived.and_then(|r| r.work.get(d).cloned()).unwrap_or_default(),
         memory: derived.and_then(|r| r.memory.get(d).cloned()).unwrap_or_default(),
         held: derived.map(|r| r.memory_bytes(d)).unwrap_or_default(),
+        capacity: device.memory,
         busy: route.timeline.busy[d],
     };
     route.problem.devices.iter().enumerate().map(share).collect()
@@ -253,7 +298,7 @@ fn step_views(graph: &Graph, route: &Understood<'_>) -> Vec<StepView> {
             Work::Copy { value, .. } => (value_name(graph, route, value), None),
         };
         let lane = route.problem.lane_name(step.lane).to_owned();
-        StepView { lane, label, segment, start: step.start, duration: step.duration }
+        StepView { lane, label, segment, copy: facts::copy(step), start: step.start, duration: step.duration }
     };
     route.timeline.steps.iter().map(view).collect()
 }

@@ -7,7 +7,7 @@ use tandem_ir::graph::Graph;
 use tandem_ir::plan::{Action, MemoryUse, Objective, Plan, Route};
 use tandem_ir::units::{Bytes, Nanos};
 
-use super::{Alternative, Boundary, DeviceShare, Explanation, Moved, SegmentView};
+use super::{Alternative, Boundary, DeviceShare, Explanation, LaneLoad, Moved, SegmentView};
 
 /// Values of a boundary that are named before the rest is counted.
 const VALUES_SHOWN: usize = 4;
@@ -20,7 +20,8 @@ fn signed(ns: i64) -> String {
     format!("{sign}{}", Nanos(ns.unsigned_abs()))
 }
 
-fn operators(segment: &SegmentView) -> String {
+/// How many operators, and of which types.
+pub(super) fn operators(segment: &SegmentView) -> String {
     let total: usize = segment.operators.iter().map(|o| o.1).sum();
     let mut shown: Vec<String> =
         segment.operators.iter().take(TYPES_SHOWN).map(|(op, n)| format!("{n} {op}")).collect();
@@ -30,9 +31,35 @@ fn operators(segment: &SegmentView) -> String {
     format!("{total} operators ({})", shown.join(", "))
 }
 
+/// Thousandths as a decimal number.
+pub(super) fn thousandths(n: u64) -> String {
+    format!("{:.3}", n as f64 / 1e3)
+}
+
+impl LaneLoad {
+    /// Busy time, and its share of the time of lanes that are never idle.
+    pub(super) fn words(&self) -> String {
+        let what = if self.link { "link" } else { "lane" };
+        format!("{what} {}: busy {} a batch, {:.1} %", self.lane, self.busy, self.share_permille as f64 / 10.0)
+    }
+}
+
+impl DeviceShare {
+    /// What its memory holds.
+    pub(super) fn holds(&self, batches: usize) -> String {
+        let MemoryUse { arena, owned, workspace, .. } = &self.memory;
+        let owned = if *owned > Bytes::ZERO { format!(" and {owned} of the engine's") } else { String::new() };
+        let (held, capacity) = (self.held, self.capacity);
+        format!(
+            "memory {held} of {capacity} with {batches} batches in flight: {arena}{owned} each, {workspace} more while \
+             one computes"
+        )
+    }
+}
+
 impl Alternative {
     /// What moving it does, in words.
-    fn words(&self, objective: Objective) -> String {
+    pub(super) fn words(&self, objective: Objective) -> String {
         let what = match objective {
             Objective::Latency => "makespan",
             Objective::Throughput => "busiest lane",
@@ -56,7 +83,7 @@ impl Alternative {
 
 impl Boundary {
     /// What crosses it, in words.
-    fn crossing(&self) -> String {
+    pub(super) fn crossing(&self) -> String {
         let bytes: Bytes = self.values.iter().map(|v| v.1).sum();
         let copies: Nanos = self.values.iter().map(|v| v.2).sum();
         let mut names: Vec<String> = self.values.iter().take(VALUES_SHOWN).map(|v| format!("\"{}\"", v.0)).collect();
@@ -70,40 +97,67 @@ impl Boundary {
 
 impl Explanation {
     /// What the route promises, a line each.
-    fn head(&self) -> Vec<String> {
+    pub(super) fn head(&self) -> Vec<String> {
         let p = &self.prediction;
         let (lanes, threads) = self.lanes;
         let modelled = if p.modelled { "; costs are modelled, not measured" } else { "" };
-        let gap = if p.gap_ppm == u64::MAX { "?".into() } else { format!("{:.2} %", p.gap_ppm as f64 / 1e4) };
-        let floor = match self.objective {
-            Objective::Latency => format!("no placement is below {} (gap {gap})", p.lower_bound),
-            Objective::Throughput => format!("no plan takes less than {} an item (gap {gap})", p.lower_bound),
-        };
         vec![
             format!("{} at batch {}, {lanes} lanes of {threads} threads{modelled}", self.tenant, self.batch),
             format!(
-                "makespan {}, latency at most {} ({} collecting behind {})",
-                p.makespan, p.latency_bound, self.bottleneck.0, self.bottleneck.1
+                "makespan {}, latency at most {} ({} collecting behind {}){}",
+                p.makespan,
+                p.latency_bound,
+                self.bottleneck.0,
+                self.bottleneck.1,
+                self.asked().map(|asked| format!("; {asked}")).unwrap_or_default()
             ),
-            format!("{:.3} requests/s; {floor}", p.millirequests_per_s as f64 / 1e3),
+            format!("{} requests/s{}; {}", thousandths(p.millirequests_per_s), self.planned_for(), self.floor()),
         ]
+    }
+
+    /// The latency objective, and whether it is kept.
+    pub(super) fn asked(&self) -> Option<String> {
+        let kept = if self.within_slo()? { "" } else { ", which it misses" };
+        let percentile = self.terms.percentile_permille as f64 / 10.0;
+        Some(format!("the objective is {} at p{percentile}{kept}", self.terms.slo?))
+    }
+
+    fn planned_for(&self) -> String {
+        self.terms.millirate.map(|rate| format!(", planned for {}", thousandths(rate))).unwrap_or_default()
+    }
+
+    /// What no plan can do better than, and how far this one is from it.
+    fn floor(&self) -> String {
+        let (floor, gap) = (self.prediction.lower_bound, self.gap());
+        match self.objective {
+            Objective::Latency => format!("no placement is below {floor} (gap {gap})"),
+            Objective::Throughput => format!("no plan takes less than {floor} an item (gap {gap})"),
+        }
+    }
+
+    /// How far the plan is from the proven floor.
+    pub(super) fn gap(&self) -> String {
+        match self.prediction.gap_ppm {
+            u64::MAX => "?".into(),
+            ppm => format!("{:.2} %", ppm as f64 / 1e4),
+        }
     }
 
     /// Lines for people.
     pub fn text(&self) -> String {
         let mut out = self.head().join("\n") + "\n\ndevices\n";
         for d in &self.devices {
-            let DeviceShare { device, work, memory, held, busy } = d;
+            let DeviceShare { device, work, memory, busy, .. } = d;
             let (operators, weights) = (work.operators, memory.weights);
             let _ = writeln!(out, "  {device}: {operators} operators, {work}, {weights} of weights, busy {busy}");
-            let MemoryUse { arena, owned, workspace, .. } = memory;
-            let owned = if *owned > Bytes::ZERO { format!(" and {owned} of the engine's") } else { String::new() };
-            let batches = self.batches_in_flight;
-            let _ = writeln!(
-                out,
-                "    memory {held} with {batches} batches in flight: {arena}{owned} each, {workspace} more while one computes"
-            );
+            let _ = writeln!(out, "    {}", d.holds(self.batches_in_flight));
         }
+        if !self.loads.is_empty() {
+            out.push_str("\nlanes, and how much of the time they are busy at this throughput\n");
+        }
+        self.loads.iter().for_each(|l| {
+            let _ = writeln!(out, "  {}", l.words());
+        });
         out.push_str("\nsegments\n");
         for (i, s) in self.segments.iter().enumerate() {
             let _ = writeln!(
