@@ -26,6 +26,7 @@ pub mod search;
 pub mod segments;
 pub mod shares;
 pub mod simplify;
+pub mod stages;
 mod survey;
 #[doc(hidden)]
 pub mod testing;

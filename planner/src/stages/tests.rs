@@ -1,0 +1,3 @@
+//! Stage search against enumeration, golden cases, laws.
+
+mod golden;
