@@ -98,7 +98,6 @@ fn promises(routes: &[Explanation]) -> String {
             format!("{}{each}", p.lower_bound),
             e.gap(),
             format!("{}: {} a batch", escaped(&e.bottleneck.1), e.bottleneck.0),
-            if p.modelled { "modelled".into() } else { "measured".into() },
         ]
     };
     let head = [
@@ -110,7 +109,6 @@ fn promises(routes: &[Explanation]) -> String {
         "No plan below",
         "Gap",
         "What binds",
-        "Costs",
     ];
     table("promises", &head, routes.iter().enumerate().map(row))
 }

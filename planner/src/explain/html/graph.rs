@@ -24,8 +24,10 @@ const ATOM: (f64, f64) = (148.0, 40.0);
 const COPY: (f64, f64) = (148.0, 34.0);
 const END: (f64, f64) = (148.0, 22.0);
 const WIDTH: f64 = 1180.0;
-/// Characters that fit a box.
-const LINE: usize = 22;
+/// A graph that is wider is drawn smaller, down to so much of its size.
+const SCALE: f64 = 0.75;
+/// Characters that fit a box, beside the letter and without.
+const LINES: (usize, usize) = (18, 24);
 
 /// The class that gives a device its colour.
 pub(super) fn colour(device: Option<usize>) -> String {
@@ -57,10 +59,13 @@ pub(super) fn draw(route: &Explanation, position: usize) -> (String, Vec<usize>)
     };
     let sketch = Sketch { sizes: boxes.iter().map(size).collect(), edges };
     let drawing = layout::draw(&sketch, WIDTH);
+    let (width, height) = drawing.size;
+    let scale = (WIDTH / width.max(1.0)).clamp(SCALE, 1.0);
     let mut out = format!(
-        "<div class=\"scroll\"><svg class=\"graph\" viewBox=\"0 0 {0:.0} {1:.0}\" width=\"{0:.0}\" height=\"{1:.0}\" \
-         role=\"group\" aria-label=\"Graph of operators\">\n",
-        drawing.size.0, drawing.size.1
+        "<div class=\"scroll\"><svg class=\"graph\" viewBox=\"0 0 {width:.0} {height:.0}\" width=\"{:.0}\" \
+         height=\"{:.0}\" role=\"group\" aria-label=\"Graph of operators\">\n",
+        width * scale,
+        height * scale
     );
     for (path, from, to) in &drawing.paths {
         let copies = |b: &usize| matches!(boxes[*b], What::Copies(_));
@@ -89,13 +94,13 @@ fn drawn(face: &Face, id: &str, (x, y): (f64, f64), (width, height): (f64, f64))
          transform=\"translate({x:.1} {y:.1})\"><rect width=\"{width}\" height=\"{height}\" rx=\"{radius}\"/>"
     );
     let first = if lines.1.is_empty() { height / 2.0 + 4.0 } else { height / 2.0 - 3.0 };
-    let _ = write!(out, "<text x=\"8\" y=\"{first:.1}\">{}</text>", escaped(&clipped(&lines.0, LINE)));
-    if !lines.1.is_empty() {
-        let second = height / 2.0 + 12.0;
-        let _ =
-            write!(out, "<text class=\"small\" x=\"8\" y=\"{second:.1}\">{}</text>", escaped(&clipped(&lines.1, LINE)));
-        let end = width - 8.0;
-        let _ = write!(out, "<text class=\"letter\" x=\"{end}\" y=\"{second:.1}\">{}</text>", escaped(corner));
+    let (above, below) = (escaped(&clipped(&lines.0, LINES.0)), escaped(&clipped(&lines.1, LINES.1)));
+    let _ = write!(out, "<text x=\"8\" y=\"{first:.1}\">{above}</text>");
+    if !corner.is_empty() {
+        let _ = write!(out, "<text class=\"letter\" x=\"{}\" y=\"{first:.1}\">{corner}</text>", width - 8.0);
+    }
+    if !below.is_empty() {
+        let _ = write!(out, "<text class=\"small\" x=\"8\" y=\"{:.1}\">{below}</text>", height / 2.0 + 12.0);
     }
     out + "</g>\n"
 }

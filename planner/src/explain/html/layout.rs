@@ -165,7 +165,7 @@ impl Rows {
         self.rows[row].iter().map(|i| self.items[*i].width + GAP).sum::<f64>() - GAP
     }
 
-    /// Rows side by side: the fewest in a column such that all columns fit the width; one column where none fits.
+    /// Rows side by side, in as many columns of one height as fit the width; at least one.
     fn columns(&self, width: f64) -> Vec<Range<usize>> {
         let count = self.rows.len();
         let cut = |height: usize| -> Vec<Range<usize>> {
@@ -178,7 +178,8 @@ impl Rows {
             rows + stray + 2.0 * MARGIN + TRACK * self.crossing(column.end).len() as f64
         };
         let fits = |height: &usize| cut(*height).iter().map(wide).sum::<f64>() <= width;
-        (1..=count).find(fits).map_or_else(|| cut(count.max(1)), cut)
+        let heights = (1..=count).rev().map(|columns| count.div_ceil(columns));
+        heights.into_iter().find(fits).map_or_else(|| cut(count.max(1)), cut)
     }
 
     /// Edges from the row above to this one.

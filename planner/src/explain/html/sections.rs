@@ -32,8 +32,8 @@ pub(super) fn route(e: &Explanation, position: usize, open: bool) -> String {
         escaped(&e.terms.model),
         escaped(&e.terms.batching)
     );
-    for line in e.head().iter().skip(1) {
-        let _ = writeln!(out, "<p>{}</p>", escaped(line));
+    for line in e.head() {
+        let _ = writeln!(out, "<p>{}</p>", escaped(&line));
     }
     let (picture, box_of) = draw(e, position);
     let _ = write!(out, "<h4>Where operators run</h4>\n{}{picture}", legend(e));
