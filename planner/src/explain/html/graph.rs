@@ -27,7 +27,7 @@ const WIDTH: f64 = 1180.0;
 /// A graph that is wider is drawn smaller, down to so much of its size.
 const SCALE: f64 = 0.75;
 /// Characters that fit a box, beside the letter and without.
-const LINES: (usize, usize) = (18, 24);
+const LINES: (usize, usize) = (16, 24);
 
 /// The class that gives a device its colour.
 pub(super) fn colour(device: Option<usize>) -> String {

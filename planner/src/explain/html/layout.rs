@@ -161,8 +161,10 @@ impl Rows {
         }
     }
 
-    fn width(&self, row: usize) -> f64 {
-        self.rows[row].iter().map(|i| self.items[*i].width + GAP).sum::<f64>() - GAP
+    /// Width of the widest of some rows.
+    fn widest(&self, rows: &Range<usize>) -> f64 {
+        let width = |r: usize| self.rows[r].iter().map(|i| self.items[*i].width + GAP).sum::<f64>() - GAP;
+        rows.clone().map(width).fold(0.0, f64::max)
     }
 
     /// Rows side by side, in as many columns of one height as fit the width; at least one.
@@ -171,12 +173,8 @@ impl Rows {
         let cut = |height: usize| -> Vec<Range<usize>> {
             (0..count.div_ceil(height)).map(|c| c * height..((c + 1) * height).min(count)).collect()
         };
-        let wide = |column: &Range<usize>| {
-            let rows = column.clone().map(|r| self.width(r)).fold(0.0, f64::max);
-            // A half more: places follow the neighbours in the rows above and below.
-            let stray = if column.clone().any(|r| self.rows[r].len() > 2) { rows * 0.25 } else { 0.0 };
-            rows + stray + 2.0 * MARGIN + TRACK * self.crossing(column.end).len() as f64
-        };
+        let wide =
+            |column: &Range<usize>| self.widest(column) + 2.0 * MARGIN + TRACK * self.crossing(column.end).len() as f64;
         let fits = |height: &usize| cut(*height).iter().map(wide).sum::<f64>() <= width;
         let heights = (1..=count).rev().map(|columns| count.div_ceil(columns));
         heights.into_iter().find(fits).map_or_else(|| cut(count.max(1)), cut)
@@ -188,32 +186,27 @@ impl Rows {
         upper.flat_map(|u| self.below[*u].iter().map(|l| (*u, *l))).collect()
     }
 
-    /// Gives the items of one column their x.
+    /// Gives the items of one column their x, within what its widest row needs.
     fn arrange(&mut self, column: Range<usize>) {
         let inside: BTreeSet<usize> = column.clone().flat_map(|r| self.rows[r].iter().copied()).collect();
-        for r in column.clone() {
-            let widths: Vec<f64> = self.rows[r].iter().map(|i| self.items[*i].width).collect();
-            let middle = vec![0.0; widths.len()];
-            self.place(r, &separated(&middle, &widths));
-        }
+        let room = self.widest(&column);
         let rows: Vec<usize> = column.collect();
-        for sweep in 0..SWEEPS {
+        for sweep in 0..=SWEEPS {
             for i in 0..rows.len() {
                 let r = if sweep % 2 == 0 { rows[i] } else { rows[rows.len() - 1 - i] };
                 let wish = |item: &usize| {
                     let near = self.above[*item].iter().chain(&self.below[*item]).filter(|n| inside.contains(n));
                     let near: Vec<usize> = near.copied().collect();
-                    mean(&near, |n| self.items[n].x).unwrap_or(self.items[*item].x)
+                    // At first all are in the middle.
+                    let mean = if sweep == 0 { None } else { mean(&near, |n| self.items[n].x) };
+                    mean.unwrap_or(self.items[*item].x)
                 };
                 let wishes: Vec<f64> = self.rows[r].iter().map(wish).collect();
                 let widths: Vec<f64> = self.rows[r].iter().map(|i| self.items[*i].width).collect();
-                self.place(r, &separated(&wishes, &widths));
+                let places = separated(&wishes, &widths, room);
+                self.rows[r].iter().zip(places).for_each(|(i, x)| self.items[*i].x = x);
             }
         }
-    }
-
-    fn place(&mut self, row: usize, xs: &[f64]) {
-        self.rows[row].iter().zip(xs).for_each(|(i, x)| self.items[*i].x = *x);
     }
 
     /// Puts columns beside each other and draws the edges.
@@ -300,14 +293,13 @@ fn mean(items: &[usize], of: impl Fn(usize) -> f64) -> Option<f64> {
     (!items.is_empty()).then(|| items.iter().map(|i| of(*i)).sum::<f64>() / items.len() as f64)
 }
 
-/// The middles closest to what is wished (least squares) such that items of these widths keep their order and the gap.
-fn separated(wishes: &[f64], widths: &[f64]) -> Vec<f64> {
+/// The middles closest to what is wished (least squares) such that items of these widths keep their order and the gap, and
+/// lie within a room around 0.
+fn separated(wishes: &[f64], widths: &[f64], room: f64) -> Vec<f64> {
     // With each item's least distance from the first one taken off, middles must only not decrease.
-    let mut offset = 0.0;
-    let mut offsets = vec![];
+    let mut offsets: Vec<f64> = vec![];
     for (i, width) in widths.iter().enumerate() {
-        offset += if i > 0 { (widths[i - 1] + width) / 2.0 + GAP } else { 0.0 };
-        offsets.push(offset);
+        offsets.push(if i > 0 { offsets[i - 1] + (widths[i - 1] + width) / 2.0 + GAP } else { 0.0 });
     }
     let mut pools: Vec<(f64, usize)> = vec![];
     for (wish, offset) in wishes.iter().zip(&offsets) {
@@ -320,6 +312,8 @@ fn separated(wishes: &[f64], widths: &[f64]) -> Vec<f64> {
             pools.push(((a * n as f64 + b * m as f64) / (n + m) as f64, n + m));
         }
     }
-    let flat = pools.into_iter().flat_map(|(mean, n)| std::iter::repeat_n(mean, n));
+    let (Some(first), Some(last), Some(end)) = (widths.first(), widths.last(), offsets.last()) else { return vec![] };
+    let (least, most) = ((first - room) / 2.0, (room - last) / 2.0 - end);
+    let flat = pools.into_iter().flat_map(|(mean, n)| std::iter::repeat_n(mean.min(most).max(least), n));
     flat.zip(offsets).map(|(x, offset)| x + offset).collect()
 }
