@@ -154,9 +154,9 @@ impl Chromium {
         self.post("goog/cdp/execute", json!({ "cmd": "Emulation.setEmulatedMedia", "params": media }));
     }
 
-    /// The whole page as a PNG, in base 64.
-    pub fn picture(&self) -> String {
-        let whole = json!({ "format": "png", "captureBeyondViewport": true });
+    /// The whole page, or what the window shows of it, as a PNG in base 64.
+    pub fn picture(&self, whole: bool) -> String {
+        let whole = json!({ "format": "png", "captureBeyondViewport": whole });
         let taken = self.post("goog/cdp/execute", json!({ "cmd": "Page.captureScreenshot", "params": whole }));
         taken["data"].as_str().expect("a picture").to_owned()
     }

@@ -86,16 +86,16 @@ fn looks_well(chromium: &Chromium, name: &str) {
             });
             return over || crowded || under ? [[over, crowded, under, box.textContent]] : [] })";
         assert_eq!(chromium.run(out), serde_json::json!([]), "{scheme}: [over, crowded, under, text]");
-        leave(chromium, &format!("{name}-{scheme}"));
+        leave(&format!("{name}-{scheme}"), &chromium.picture(true));
     }
     chromium.prefer("light");
 }
 
-/// Leaves a picture of the page.
-fn leave(chromium: &Chromium, name: &str) {
+/// Leaves a picture for people.
+fn leave(name: &str, picture: &str) {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("browser");
     std::fs::create_dir_all(&folder).expect("a folder");
-    std::fs::write(folder.join(format!("{name}.png")), decoded(&chromium.picture())).expect("a picture");
+    std::fs::write(folder.join(format!("{name}.png")), decoded(picture)).expect("a picture");
 }
 
 /// RFC 4648, section 4; what is no digit ends it.
@@ -152,7 +152,7 @@ fn tells(chromium: &Chromium) {
     let inside = "const tip = document.getElementById('tip').getBoundingClientRect();
         return tip.left >= 0 && tip.top >= 0 && tip.right <= innerWidth && tip.bottom <= innerHeight";
     assert_eq!(chromium.run(inside), true, "what is told is within the window");
-    leave(chromium, "one-told");
+    leave("one-told", &chromium.picture(false));
     chromium.run("document.activeElement.blur()");
     assert_eq!(tip(chromium), None);
 }

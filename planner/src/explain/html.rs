@@ -19,7 +19,7 @@ use tandem_ir::Fingerprint;
 use tandem_ir::plan::Objective;
 
 use super::{Explanation, Overview};
-use markup::{bar, base64, escaped, table};
+use markup::{bar_of, base64, escaped, table};
 
 const STYLE: &str = include_str!("html/page.css");
 const SCRIPT: &str = include_str!("html/page.js");
@@ -116,9 +116,7 @@ fn promises(routes: &[Explanation]) -> String {
 /// A row a device: what all routes of the plan hold of its memory.
 fn memory(plan: &Overview) -> String {
     let row = |(name, capacity, held): &(String, tandem_ir::Bytes, tandem_ir::Bytes)| {
-        let permille = u128::from(held.0) * 1000 / u128::from(capacity.0.max(1));
-        let permille = u64::try_from(permille).unwrap_or(u64::MAX);
-        vec![escaped(name), format!("{held} of {capacity}"), bar(permille)]
+        vec![escaped(name), format!("{held} of {capacity}"), bar_of(*held, *capacity)]
     };
     table("memory", &["Memory of", "Held by all routes of the plan", "Share"], plan.memory.iter().map(row))
 }

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use tandem_ir::units::Bytes;
+
 /// A text that is nothing but text, between tags and in quoted attributes. Characters that no reader sees, or that turn the
 /// order of those around them, are written as their number.
 pub(super) fn escaped(text: &str) -> String {
@@ -48,6 +50,12 @@ pub(super) fn table(class: &str, head: &[&str], rows: impl Iterator<Item = Vec<S
         let _ = writeln!(out, "<tr>{cells}</tr>");
     }
     out + "</tbody></table></div>\n"
+}
+
+/// A part of a whole, as a share and a bar.
+pub(super) fn bar_of(part: Bytes, whole: Bytes) -> String {
+    let permille = u128::from(part.0) * 1000 / u128::from(whole.0.max(1));
+    bar(u64::try_from(permille).unwrap_or(u64::MAX))
 }
 
 /// A share in per mille, as a number and a bar; what is more than all is marked.

@@ -6,7 +6,7 @@ use tandem_ir::units::Bytes;
 
 use super::super::{DeviceShare, Explanation};
 use super::graph::{colour, draw, legend, letter};
-use super::markup::{bar, escaped, table};
+use super::markup::{bar, bar_of, escaped, table};
 use super::timeline;
 
 /// A route, folded away unless `open`. `position`: of the route in the page.
@@ -60,14 +60,13 @@ fn loads(e: &Explanation) -> String {
 fn devices(e: &Explanation) -> String {
     let row = |(d, share): (usize, &DeviceShare)| {
         let DeviceShare { device, work, memory, held, capacity, busy } = share;
-        let permille = u64::try_from(u128::from(held.0) * 1000 / u128::from(capacity.0.max(1))).unwrap_or(u64::MAX);
         vec![
             format!("<span class=\"key {}\"><b>{}</b> {}</span>", colour(Some(d)), letter(d), escaped(device)),
             format!("{} ({})", work.operators, escaped(&work.to_string())),
             busy.to_string(),
             memory.weights.to_string(),
             escaped(&share.holds(e.batches_in_flight)),
-            bar(permille),
+            bar_of(*held, *capacity),
         ]
     };
     let head = ["Device", "Operators", "Busy a batch", "Weights", "Memory", "Of its memory"];
