@@ -16,6 +16,7 @@ pub mod evaluate;
 pub mod exhaustive;
 pub mod learner;
 pub mod problem;
+mod row;
 pub mod schedule;
 pub mod search;
 pub mod text;
@@ -66,6 +67,13 @@ pub mod limits {
     /// Schedules that descent starts from, each by itself.
     pub const STARTS: usize = 6;
 
-    /// Moves of one kick out of a local optimum: fewer fall back, more forget it.
-    pub const KICK_MOVES: u64 = 3;
+    /// Ends of descents from which random moves set out with what is left of the budget.
+    pub const WALKS: usize = 3;
+
+    /// Positions of a tenant at which a row worked out anew may be cut, but for those around its pointers: the program
+    /// grows with the square.
+    pub const POSITIONS: usize = 32;
+
+    /// Times that random moves set out: more find other valleys, fewer search one more closely.
+    pub const CYCLES: u64 = 4;
 }

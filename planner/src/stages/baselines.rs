@@ -152,17 +152,21 @@ pub fn learner_alone(problem: &StageProblem, seed: u64, episodes: u64) -> Result
 /// # Errors
 /// [`StageError::NothingFits`] where none of them can run.
 pub fn random(problem: &StageProblem, seed: u64, budget: u64) -> Result<Found, StageError> {
+    draws(problem, seed, budget).finish(problem, &format!("{budget} schedules scored"), "random")
+}
+
+pub(crate) fn draws(problem: &StageProblem, seed: u64, budget: u64) -> Log {
     let mut log = Log::new();
     let (mut judge, mut rng) = (Judge::new(problem), Rng::new(seed));
     for _ in 0..budget {
         let schedule = drawn(problem, &mut rng);
         log.offer(judge.score(&schedule), &schedule);
     }
-    log.finish(problem, &format!("{budget} schedules scored"), "random")
+    log
 }
 
 /// A random number of stages, random pointers, random processors among those that reach furthest towards the pointer.
-fn drawn(problem: &StageProblem, rng: &mut Rng) -> Schedule {
+pub(crate) fn drawn(problem: &StageProblem, rng: &mut Rng) -> Schedule {
     let least = problem.tenants().iter().map(|t| t.need(0)).max().unwrap_or(0).max(1);
     let stages = least + rng.below((problem.rules().stages_max - least + 1) as u64) as usize;
     let mut segments = vec![];

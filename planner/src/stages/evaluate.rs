@@ -118,6 +118,29 @@ impl Load {
     }
 }
 
+/// Segments that meet on a processor in a stage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Meet {
+    /// The longest, alone.
+    pub(crate) longest: u64,
+    /// All their work, ns per mille.
+    pub(crate) share: u64,
+    pub(crate) tenants: usize,
+}
+
+impl Meet {
+    pub(crate) fn add(&mut self, load: &Load) {
+        self.longest = self.longest.max(load.solo());
+        self.share += load.share();
+        self.tenants += 1;
+    }
+
+    /// What they take together, but for the slowdown.
+    pub(crate) fn time(&self) -> u64 {
+        self.longest.max(self.share.div_ceil(FULL))
+    }
+}
+
 /// Scores schedules of one problem; keeps the loads of rows that did not change since the last one.
 pub(crate) struct Judge<'a> {
     problem: &'a StageProblem,
@@ -129,8 +152,8 @@ pub(crate) struct Judge<'a> {
     sound: Vec<bool>,
     /// Whether any schedule could want more memory than there is.
     memory_binds: bool,
-    /// Scratch by processor: longest segment, weighed sum, tenants.
-    meet: Vec<(u64, u64, usize)>,
+    /// Scratch by processor.
+    meet: Vec<Meet>,
 }
 
 impl<'a> Judge<'a> {
@@ -141,7 +164,7 @@ impl<'a> Judge<'a> {
             sums.fold(0u64, u64::saturating_add)
         };
         let memory_binds = problem.processors().iter().enumerate().any(|(q, p)| all(q) > p.memory.0);
-        let meet = vec![(0, 0, 0); problem.processors().len()];
+        let meet = vec![Meet::default(); problem.processors().len()];
         let sound = vec![true; tenants.len()];
         Self { problem, stages: 0, seen: vec![], loads: vec![], sound, memory_binds, meet }
     }
@@ -149,19 +172,27 @@ impl<'a> Judge<'a> {
     /// Makespan by the problem's semantics; `None` where the schedule cannot run. The schedule must be in shape: rows of
     /// ascending pointers that end at their tenants' last operators, at most as many stages as allowed.
     pub(crate) fn score(&mut self, schedule: &Schedule) -> Option<u64> {
+        self.weigh(schedule).filter(|(_, over)| *over == 0).map(|(makespan, _)| makespan)
+    }
+
+    /// Makespan as if memory were no matter, and by how many per mille the schedule's need is over it where that is worst.
+    pub(crate) fn weigh(&mut self, schedule: &Schedule) -> Option<(u64, u64)> {
         if !self.load_rows(schedule) {
             return None;
         }
+        let mut over = 0;
         if self.memory_binds {
             let needed = schedule.memory(self.problem);
-            if needed.iter().zip(self.problem.processors()).any(|(needed, p)| *needed > p.memory) {
-                return None;
+            for (needed, p) in needed.iter().zip(self.problem.processors()) {
+                let lacks = u128::from(needed.saturating_sub(p.memory).0) * 1000;
+                over = over.max(lacks.div_ceil(u128::from(needed.0.max(1))) as u64);
             }
         }
-        Some(match self.problem.rules().semantics {
+        let makespan = match self.problem.rules().semantics {
             Semantics::Barrier => (0..self.stages).map(|k| self.stage(k)).sum(),
             Semantics::Event => self.event(),
-        })
+        };
+        Some((makespan, over))
     }
 
     /// Works out the loads of rows that changed; false where one cannot run.
@@ -202,38 +233,46 @@ impl<'a> Judge<'a> {
 
     /// What a stage takes by barriers; nothing where it is empty.
     fn stage(&mut self, k: usize) -> u64 {
-        self.meet.fill((0, 0, 0));
+        self.meet.fill(Meet::default());
         for load in self.loads.iter().skip(k).step_by(self.stages).flatten() {
-            let meet = &mut self.meet[usize::from(load.processor)];
-            *meet = (meet.0.max(load.solo()), meet.1 + load.share(), meet.2 + 1);
+            self.meet[usize::from(load.processor)].add(load);
         }
         stage_time(self.problem, &self.meet)
+    }
+
+    /// What all tenants but one take in each stage of a schedule that can run.
+    pub(crate) fn others(&mut self, schedule: &Schedule, tenant: usize) -> Vec<Vec<Meet>> {
+        self.load_rows(schedule);
+        let mut stages = vec![vec![Meet::default(); self.meet.len()]; self.stages];
+        for (i, load) in self.loads.iter().enumerate().filter(|(i, _)| i / self.stages != tenant) {
+            if let Some(load) = load {
+                stages[i % self.stages][usize::from(load.processor)].add(load);
+            }
+        }
+        stages
     }
 
     /// Makespan by events.
     fn event(&mut self) -> u64 {
         let mut play = Play::new(self.problem);
         for k in 0..self.stages {
-            self.meet.fill((0, 0, 0));
+            self.meet.fill(Meet::default());
             let stage = || self.loads.iter().skip(k).step_by(self.stages).enumerate();
             for load in stage().filter_map(|(_, load)| *load) {
-                self.meet[usize::from(load.processor)].2 += 1;
+                self.meet[usize::from(load.processor)].tenants += 1;
             }
             for (t, load) in stage().filter_map(|(t, load)| Some((t, (*load)?))) {
-                play.segment(t, &load, self.meet[usize::from(load.processor)].2);
+                play.segment(t, &load, self.meet[usize::from(load.processor)].tenants);
             }
         }
         play.end
     }
 }
 
-/// What a stage takes of processors on which (longest, weighed sum, tenants) meet; nothing where nobody does.
-pub(crate) fn stage_time(problem: &StageProblem, meet: &[(u64, u64, usize)]) -> u64 {
-    let one = |(q, (longest, share, tenants)): (usize, &(u64, u64, usize))| match tenants {
-        0 => None,
-        _ => Some(slowed(problem, q, *tenants, (*longest).max(share.div_ceil(FULL)))),
-    };
-    let longest = meet.iter().enumerate().filter_map(one).max();
+/// What a stage takes where these meet; nothing where nobody does.
+pub(crate) fn stage_time(problem: &StageProblem, meet: &[Meet]) -> u64 {
+    let busy = meet.iter().enumerate().filter(|(_, m)| m.tenants > 0);
+    let longest = busy.map(|(q, m)| slowed(problem, q, m.tenants, m.time())).max();
     longest.map_or(0, |g| g + problem.rules().sync.0)
 }
 

@@ -12,24 +12,31 @@ use super::search::{Found, Log};
 /// # Errors
 /// [`StageError::Large`] beyond [`EXHAUSTIVE_MAX`] schedules, [`StageError::NothingFits`] where none can run.
 pub fn exhaustive(problem: &StageProblem) -> Result<Found, StageError> {
-    let stages = problem.rules().stages_max;
-    // Counted before they are listed: the list of a long tenant would not fit.
-    let count = (0..problem.tenants().len()).try_fold(1u128, |count, t| {
-        let rows = row_count(problem.tenants()[t].operators(), stages, problem.processors().len());
-        count.checked_mul(rows).filter(|c| *c <= EXHAUSTIVE_MAX).ok_or(count.saturating_mul(rows))
-    });
-    if let Err(count) = count {
+    let count = count(problem);
+    if count > EXHAUSTIVE_MAX {
         return Err(StageError::Large { count, max: EXHAUSTIVE_MAX });
     }
+    score_all(problem).finish(problem, "every schedule scored", "exhaustive")
+}
+
+/// How many schedules there are, by the stages in which tenants have segments, their cuts and processors; an upper bound
+/// where operators cannot run everywhere. Saturates.
+pub(crate) fn count(problem: &StageProblem) -> u128 {
+    let (stages, processors) = (problem.rules().stages_max, problem.processors().len());
+    let rows = problem.tenants().iter().map(|t| row_count(t.operators(), stages, processors));
+    rows.fold(1, u128::saturating_mul)
+}
+
+/// Scores every schedule. For few of them: all rows are listed.
+pub(crate) fn score_all(problem: &StageProblem) -> Log {
+    let stages = problem.rules().stages_max;
     let rows: Vec<Vec<Vec<Segment>>> = (0..problem.tenants().len()).map(|t| rows_of(problem, t)).collect();
     let mut log = Log::new();
     let mut judge = Judge::new(problem);
     let mut at = vec![0; rows.len()];
-    let mut segments = Vec::with_capacity(rows.len() * stages);
     while rows.iter().zip(&at).all(|(rows, i)| *i < rows.len()) {
-        segments.clear();
-        rows.iter().zip(&at).for_each(|(rows, i)| segments.extend(&rows[*i]));
-        let schedule = Schedule::flat(stages, segments.clone());
+        let segments = rows.iter().zip(&at).flat_map(|(rows, i)| rows[*i].iter().copied()).collect();
+        let schedule = Schedule::flat(stages, segments);
         log.offer(judge.score(&schedule), &schedule);
         // The last tenant's row moves fastest.
         for t in (0..at.len()).rev() {
@@ -40,7 +47,7 @@ pub fn exhaustive(problem: &StageProblem) -> Result<Found, StageError> {
             at[t] = 0;
         }
     }
-    log.finish(problem, "every schedule scored", "exhaustive")
+    log
 }
 
 /// Rows of a tenant of n operators: for each number m of segments that are not empty, their stages, cuts and processors.

@@ -8,7 +8,7 @@
 //! Floats are here only, and only +, -, *, / of them, in one order on one thread: those round the same on every machine.
 
 use super::chain;
-use super::evaluate::{Judge, Load, stage_time};
+use super::evaluate::{Judge, Load, Meet, stage_time};
 use super::limits::{FULL, GRAINS};
 use super::problem::StageProblem;
 use super::schedule::{Schedule, Segment};
@@ -92,7 +92,7 @@ struct State {
     before: Vec<Option<usize>>,
     /// What the closed stages take.
     closed: u64,
-    meet: Vec<(u64, u64, usize)>,
+    meet: Vec<Meet>,
     rows: Vec<Vec<Segment>>,
 }
 
@@ -138,7 +138,7 @@ impl<'a> Course<'a> {
             open: vec![None; tenants.len()],
             before: vec![None; tenants.len()],
             closed: 0,
-            meet: vec![(0, 0, 0); self.problem.processors().len()],
+            meet: vec![Meet::default(); self.problem.processors().len()],
             rows: vec![vec![]; tenants.len()],
         };
         while state.at.iter().zip(tenants).any(|(at, t)| *at < t.operators()) {
@@ -217,10 +217,7 @@ impl<'a> Course<'a> {
         let least = self.least[t][end].0 - self.least[t][at].0;
         let time = self.problem.tenants()[t].span(q, at, end).map_or(0, |s| s.time);
         features[6] = (least + 1) as f64 / (time + 1) as f64;
-        let mut meet = state.meet[q];
-        let old = state.open[t].map_or((0, 0), |(_, load)| (load.share(), 1));
-        meet = (meet.0.max(load.solo()), meet.1 - old.0 + load.share(), meet.2 + 1 - old.1);
-        let grown = meet.0.max(meet.1.div_ceil(FULL)).saturating_sub(open);
+        let grown = state.grown(t, load).time().saturating_sub(open);
         features[7] = ratio(grown, time.max(1)).min(2.0);
         features[8] = if state.open[t].is_none() { ratio(load.switch + load.upload, load.solo()) } else { 0.0 };
         let all = self.least[t][self.least[t].len() - 1].0;
@@ -229,8 +226,8 @@ impl<'a> Course<'a> {
     }
 
     fn close_features(&self, state: &State, moved: usize) -> Features {
-        let longest = state.meet.iter().map(|m| m.0.max(m.1.div_ceil(FULL))).max().unwrap_or(0);
-        let busy: u64 = state.meet.iter().map(|m| m.0.max(m.1.div_ceil(FULL))).sum();
+        let longest = state.meet.iter().map(Meet::time).max().unwrap_or(0);
+        let busy: u64 = state.meet.iter().map(Meet::time).sum();
         let mut features = [0.0; FEATURES];
         features[10] = 1.0;
         features[11] = 1.0 - ratio(busy, longest * state.meet.len() as u64);
@@ -244,12 +241,21 @@ fn ratio(a: u64, b: u64) -> f64 {
 }
 
 impl State {
+    /// Who meets on a tenant's processor once its segment of the stage is this one.
+    fn grown(&self, t: usize, load: &Load) -> Meet {
+        let mut meet = self.meet[usize::from(load.processor)];
+        if let Some((_, old)) = &self.open[t] {
+            meet.share -= old.share();
+            meet.tenants -= 1;
+        }
+        meet.add(load);
+        meet
+    }
+
     fn advance(&mut self, problem: &StageProblem, t: usize, q: usize, end: usize) -> Option<()> {
         let begin = self.open[t].map_or(self.at[t], |(begin, _)| begin);
         let load = Load::of(problem, t, (begin, end), q, self.before[t])?;
-        let old = self.open[t].map_or((0, 0), |(_, load)| (load.share(), 1));
-        let meet = &mut self.meet[q];
-        *meet = (meet.0.max(load.solo()), meet.1 - old.0 + load.share(), meet.2 + 1 - old.1);
+        self.meet[q] = self.grown(t, &load);
         self.open[t] = Some((begin, load));
         self.at[t] = end;
         Some(())
@@ -257,7 +263,7 @@ impl State {
 
     fn close(&mut self, problem: &StageProblem) {
         self.closed += stage_time(problem, &self.meet);
-        self.meet.fill((0, 0, 0));
+        self.meet.fill(Meet::default());
         for t in 0..self.at.len() {
             let open = self.open[t].take();
             self.before[t] = open.map(|(_, load)| usize::from(load.processor)).or(self.before[t]);

@@ -113,22 +113,20 @@ impl Schedule {
 
     /// Processors of a tenant's segments that are not empty.
     fn filled(&self, tenant: usize) -> Vec<u8> {
-        let filled = |k: &usize| self.begin(tenant, *k) < self.row(tenant)[*k].end as usize;
-        (0..self.stages).filter(filled).map(|k| self.row(tenant)[k].processor).collect()
+        (0..self.stages).filter(|k| !self.is_empty(tenant, *k)).map(|k| self.row(tenant)[k].processor).collect()
     }
 
     /// The one spelling of the schedule: no stage that is empty for every tenant, empty segments with the processor of the
     /// segment before. It is executed the same.
     pub fn canonical(&self) -> Self {
         let tenants = self.tenants();
-        let empty = |t: usize, k: usize| self.begin(t, k) == self.row(t)[k].end as usize;
-        let kept: Vec<usize> = (0..self.stages).filter(|k| (0..tenants).any(|t| !empty(t, *k))).collect();
+        let kept: Vec<usize> = (0..self.stages).filter(|k| (0..tenants).any(|t| !self.is_empty(t, *k))).collect();
         let mut segments = Vec::with_capacity(tenants * kept.len());
         for t in 0..tenants {
             let mut processor = 0;
             for k in &kept {
                 let segment = self.row(t)[*k];
-                processor = if empty(t, *k) { processor } else { segment.processor };
+                processor = if self.is_empty(t, *k) { processor } else { segment.processor };
                 segments.push(Segment { processor, ..segment });
             }
         }
@@ -147,6 +145,30 @@ impl Schedule {
         Self { stages: self.stages - 1, segments }
     }
 
+    /// Whether a tenant does nothing in a stage.
+    pub(crate) fn is_empty(&self, tenant: usize, stage: usize) -> bool {
+        self.begin(tenant, stage) == self.row(tenant)[stage].end as usize
+    }
+
+    /// The same without a stage that is empty for all.
+    pub(crate) fn without(&self, stage: usize) -> Self {
+        let kept = self.segments.iter().enumerate().filter(|(i, _)| i % self.stages != stage);
+        Self { stages: self.stages - 1, segments: kept.map(|(_, s)| *s).collect() }
+    }
+
+    /// The same with a stage more in front of one, empty for all.
+    pub(crate) fn with_gap(&self, stage: usize) -> Self {
+        let mut segments = Vec::with_capacity(self.segments.len() + self.tenants());
+        for t in 0..self.tenants() {
+            let row = self.row(t);
+            let begin = self.begin(t, stage) as u32;
+            segments.extend(&row[..stage]);
+            segments.push(Segment { end: begin, processor: 0 });
+            segments.extend(&row[stage..]);
+        }
+        Self { stages: self.stages + 1, segments }
+    }
+
     /// Canonical, and with neighbouring stages merged where no tenant switches between them and the makespan does not
     /// rise: what keeps such stages apart is that the synchronisation pays (it keeps tenants out of each other's way).
     pub fn merged(&self, problem: &StageProblem) -> Self {
@@ -155,12 +177,11 @@ impl Schedule {
         let Some(mut makespan) = judge.score(&best) else { return best };
         let mut k = 0;
         while k + 1 < best.stages {
-            let empty = |t: usize, k: usize| best.begin(t, k) == best.row(t)[k].end as usize;
             let stays = |t: usize| {
                 let row = best.row(t);
-                empty(t, k) || empty(t, k + 1) || row[k].processor == row[k + 1].processor
+                best.is_empty(t, k) || best.is_empty(t, k + 1) || row[k].processor == row[k + 1].processor
             };
-            let label = |t: usize| best.row(t)[if empty(t, k) { k + 1 } else { k }].processor;
+            let label = |t: usize| best.row(t)[if best.is_empty(t, k) { k + 1 } else { k }].processor;
             let joined = (0..best.tenants()).all(stays).then(|| best.joined(k, label).canonical());
             match joined.and_then(|s| judge.score(&s).filter(|m| *m <= makespan).map(|m| (s, m))) {
                 Some((schedule, score)) => (best, makespan) = (schedule, score),

@@ -1,4 +1,4 @@
-//! The search: seeds, learner, blocks, descent; the best of all that was scored.
+//! The search: seeds, learner, chance, blocks, descent; the best of all that was scored.
 //!
 //! Work is counted in schedules scored, never in seconds. What runs in parallel runs on its own and is joined in a fixed
 //! order, so that the number of threads never shows.
@@ -8,9 +8,10 @@ use tandem_ir::units::Nanos;
 
 use super::baselines;
 use super::chain;
-use super::descent;
+use super::descent::{self, Descent, Seen};
+use super::exhaustive;
 use super::learner;
-use super::limits::{LEARNERS, STARTS};
+use super::limits::{LEARNERS, STARTS, WALKS};
 use super::problem::{StageError, StageProblem};
 use super::schedule::Schedule;
 use crate::rng::Rng;
@@ -52,7 +53,8 @@ pub(crate) struct Log {
     pub(crate) best: Option<(u64, Schedule)>,
     curve: Vec<(u64, Nanos)>,
     phases: Vec<Phase>,
-    sweeps: u64,
+    /// Sweeps over all moves of a kind.
+    pub(crate) sweeps: u64,
 }
 
 impl Log {
@@ -115,7 +117,7 @@ impl Log {
 }
 
 /// Searches a round's schedule: whole models and the priced program as seeds, `episodes` of the learner, descent over blocks,
-/// then descents from the best different schedules. `budget` bounds the schedules that descents score; seeds and episodes
+/// then descents from the best different schedules; or enumeration where there are no more schedules than `budget`. That bounds the schedules that these score; seeds and episodes
 /// come on top. Same problem, seed, episodes and budget: same answer, at any number of threads.
 ///
 /// # Errors
@@ -132,11 +134,19 @@ pub fn search(problem: &StageProblem, seed: u64, episodes: u64, budget: u64) -> 
         log.join("learner", &found);
         starts.extend(found.best.clone());
     }
-    if let Some((log_of_blocks, best)) = over_blocks(problem, &starts, budget / 4, seed) {
+    if exhaustive::count(problem) <= u128::from(budget) {
+        log.join("enumeration", &exhaustive::score_all(problem));
+        return log.finish(problem, "every schedule scored", "search");
+    }
+    let before = log.scored;
+    let drawn = baselines::draws(problem, Rng::new(seed ^ 0xD4A3).word(), budget / 8);
+    log.join("random starts", &drawn);
+    starts.extend(drawn.best);
+    if let Some((log_of_blocks, best)) = over_blocks(problem, &starts, budget / 8, seed) {
         log.join("blocks", &log_of_blocks);
         starts.extend(best);
     }
-    let left = budget.saturating_sub(log.phases.last().filter(|p| p.name == "blocks").map_or(0, |p| p.scored));
+    let left = budget.saturating_sub(log.scored - before);
     let (found, settled) = descents(problem, starts, left, seed);
     for one in &found {
         log.join("descent", one);
@@ -198,23 +208,39 @@ fn over_blocks(
     Some((log, best))
 }
 
-/// Descents from the best different starts, in parallel; whether all ended by themselves.
+/// Descents from the best different starts, in parallel, then kicks from the best different ends with what is left of
+/// the budget; whether all descents ended by themselves.
 pub(crate) fn descents(
     problem: &StageProblem,
-    mut starts: Vec<(u64, Schedule)>,
+    starts: Vec<(u64, Schedule)>,
     budget: u64,
     seed: u64,
 ) -> (Vec<Log>, bool) {
-    starts.iter_mut().for_each(|(_, s)| *s = s.canonical());
-    starts.sort_unstable();
-    starts.dedup();
-    starts.truncate(STARTS);
-    let share = budget / starts.len().max(1) as u64;
-    let run = |(i, (_, start)): (usize, &(u64, Schedule))| {
-        descent::improve(problem, start, share, Rng::new(seed ^ 0xDE5C ^ (i as u64) << 40).word())
-    };
-    let found: Vec<descent::Descent> = starts.par_iter().enumerate().map(run).collect();
+    let starts = distinct(starts, STARTS);
+    let share = budget / 2 / starts.len().max(1) as u64;
+    let found: Vec<Descent> = starts.par_iter().map(|(_, start)| descent::improve(problem, start, share)).collect();
     let settled = found.iter().all(|d| d.settled);
-    let log = |d: descent::Descent| Log { sweeps: d.sweeps, ..d.log };
-    (found.into_iter().map(log).collect(), settled)
+    let ends = distinct(found.iter().filter_map(|d| d.at.clone()).collect(), WALKS);
+    let (mut logs, mut known) = (vec![], Seen::new());
+    for one in found {
+        logs.push(one.log);
+        known.extend(one.seen);
+    }
+    let left = budget.saturating_sub(logs.iter().map(|l: &Log| l.scored).sum());
+    let share = left / ends.len().max(1) as u64;
+    let walk = |(i, (_, end)): (usize, &(u64, Schedule))| {
+        descent::wander(problem, end, share, Rng::new(seed ^ 0xDE5C ^ (i as u64) << 40).word(), &known)
+    };
+    let walked: Vec<Descent> = ends.par_iter().enumerate().map(walk).collect();
+    logs.extend(walked.into_iter().map(|d| d.log));
+    (logs, settled)
+}
+
+/// The best few different schedules.
+fn distinct(mut all: Vec<(u64, Schedule)>, count: usize) -> Vec<(u64, Schedule)> {
+    all.iter_mut().for_each(|(_, s)| *s = s.canonical());
+    all.sort_unstable();
+    all.dedup();
+    all.truncate(count);
+    all
 }

@@ -1,38 +1,17 @@
 //! The golden cases of the systems dossier, section 5.7, in units of 0.1 (times 100 ns).
 
-use tandem_ir::units::{Bytes, Nanos};
+use tandem_ir::units::Nanos;
 
-use crate::stages::problem::{Cost, Operator, Processor, Rules, Semantics, StageProblem, TenantDraft, fixed_switch};
+use super::{processor, rules, tenant};
+use crate::stages::problem::StageProblem;
 use crate::stages::{Found, block_level, exhaustive, model_level, search, single};
-
-pub(super) fn processor(name: &str) -> Processor {
-    let (launch, cut_loss, memory) = (Nanos::ZERO, Nanos::ZERO, Bytes(u64::MAX));
-    Processor { name: name.into(), launch, cut_loss, memory, chi_permille: vec![] }
-}
-
-/// A tenant whose operators take this on the CPU and the GPU, each all of it.
-pub(super) fn tenant(name: &str, cpu: &[u64], gpu: &[u64], switch: u64, block_ends: &[usize]) -> TenantDraft {
-    let cost = |t: &u64| Some(Cost { time: Nanos(*t), occupancy_permille: 1000 });
-    let one = |(c, g): (&u64, &u64)| Operator { cost: vec![cost(c), cost(g)], ..Operator::default() };
-    TenantDraft {
-        name: name.into(),
-        operators: cpu.iter().zip(gpu).map(one).collect(),
-        crossing: fixed_switch(cpu.len(), 2, Nanos(switch)),
-        block_ends: block_ends.to_vec(),
-        live: Bytes::ZERO,
-    }
-}
-
-pub(super) fn rules(sync: u64, stages_max: usize) -> Rules {
-    Rules { sync: Nanos(sync), stages_max, semantics: Semantics::Barrier }
-}
 
 fn chain(switch: u64) -> StageProblem {
     let tenant = tenant("A", &[20, 40, 100, 30, 10, 60], &[30, 10, 20, 10, 40, 10], switch, &[]);
     StageProblem::new(vec![processor("cpu"), processor("gpu")], &[tenant], rules(0, 4)).expect("sound")
 }
 
-fn pair(stages_max: usize) -> StageProblem {
+pub(super) fn pair(stages_max: usize) -> StageProblem {
     let a = tenant("A", &[40, 30, 60, 20], &[10, 20, 15, 10], 5, &[2, 4]);
     let b = tenant("B", &[20, 20, 30, 50], &[15, 20, 20, 10], 5, &[2, 4]);
     StageProblem::new(vec![processor("cpu"), processor("gpu")], &[a, b], rules(2, stages_max)).expect("sound")
