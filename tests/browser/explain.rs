@@ -72,6 +72,9 @@ fn looks_well(chromium: &Chromium, name: &str) {
         }
         let wide = chromium.run("return document.documentElement.scrollWidth - innerWidth");
         assert!(wide.as_i64() <= Some(0), "{scheme}: wider than the window by {wide}");
+        let fits = "return [...document.querySelectorAll('details[open] .timeline')]
+            .every(t => t.parentNode.scrollWidth <= t.parentNode.clientWidth)";
+        assert_eq!(chromium.run(fits), true, "{scheme}: the timeline is seen whole");
         // Texts of boxes end within their boxes, and no box lies on another.
         let out = "return [...document.querySelectorAll('details[open] .graph .box')].flatMap(box => {
             const room = box.querySelector('rect').getBoundingClientRect();
@@ -189,7 +192,11 @@ fn a_page_stands_alone_and_tells_what_is_pointed_at() {
     let open = format!("return document.getElementById('route{folded}').open");
     assert_eq!(chromium.run(&open), Value::Bool(false));
     chromium.point(&format!("a[href=\"#route{folded}\"]"), true);
-    assert_eq!(chromium.run(&open), Value::Bool(true));
+    let opened = format!(
+        "const route = document.getElementById('route{folded}');
+         return new Promise(done => route.open ? done(true) : route.addEventListener('toggle', () => done(route.open)))"
+    );
+    assert_eq!(chromium.run(&opened), Value::Bool(true));
 }
 
 #[test]

@@ -23,7 +23,8 @@ const COLOURS: usize = 6;
 const ATOM: (f64, f64) = (148.0, 40.0);
 const COPY: (f64, f64) = (148.0, 34.0);
 const END: (f64, f64) = (148.0, 22.0);
-const WIDTH: f64 = 1180.0;
+/// Fits the page beside a scroll bar.
+pub(super) const WIDTH: f64 = 1150.0;
 /// A graph that is wider is drawn smaller, down to so much of its size.
 const SCALE: f64 = 0.75;
 /// Characters that fit a box, beside the letter and without.

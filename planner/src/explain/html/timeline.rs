@@ -5,10 +5,9 @@ use std::fmt::Write as _;
 use tandem_ir::units::Nanos;
 
 use super::super::{Explanation, StepView};
-use super::graph::{colour, letter};
+use super::graph::{WIDTH, colour, letter};
 use super::markup::{clipped, escaped};
 
-const WIDTH: f64 = 1180.0;
 /// Room of lanes' names.
 const GUTTER: f64 = 120.0;
 const RIGHT: f64 = 40.0;
