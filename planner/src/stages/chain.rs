@@ -69,12 +69,14 @@ fn program(problem: &StageProblem, t: usize, goal: Goal<'_>) -> Option<(Vec<Segm
     Some((segments, cost))
 }
 
-/// Segments of at most as many stages as there are: switches become dearer until they are that few.
-fn short_program(problem: &StageProblem, t: usize, prices: &[u64]) -> Option<Vec<Segment>> {
-    let mut goal = Goal { prices, by_share: true, copies: true, reluctance: 0 };
+/// Segments of at most as many stages as there are: switches become dearer until they are that few. How dear is kept for
+/// the next round, which begins at half of it.
+fn short_program(problem: &StageProblem, t: usize, prices: &[u64], reluctance: &mut u64) -> Option<Vec<Segment>> {
+    let mut goal = Goal { prices, by_share: true, copies: true, reluctance: *reluctance / 2 };
     loop {
         let (segments, _) = program(problem, t, goal)?;
         if segments.len() <= problem.rules().stages_max {
+            *reluctance = goal.reluctance;
             return Some(segments);
         }
         goal.reluctance = (goal.reluctance * 2).max(1 << 10);
@@ -88,9 +90,10 @@ fn short_program(problem: &StageProblem, t: usize, prices: &[u64]) -> Option<Vec
 pub(crate) fn proposals(problem: &StageProblem) -> Vec<Vec<Vec<Segment>>> {
     let mut found: Vec<Vec<Vec<Segment>>> = vec![];
     let mut prices = Prices::new(problem.processors().len());
+    let mut reluctance = vec![0; problem.tenants().len()];
     for round in 0..PRICE_ROUNDS {
-        let rows: Option<Vec<_>> =
-            (0..problem.tenants().len()).map(|t| short_program(problem, t, &prices.now)).collect();
+        let short = |(t, reluctance)| short_program(problem, t, &prices.now, reluctance);
+        let rows: Option<Vec<_>> = reluctance.iter_mut().enumerate().map(short).collect();
         let Some(rows) = rows else { break };
         let loads = work(problem, &rows);
         if !found.contains(&rows) {

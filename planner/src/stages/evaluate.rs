@@ -2,7 +2,7 @@
 //!
 //! Barriers: a stage ends when all its segments have; a processor's part of it is the longest segment on it or, where that is
 //! more, the segments' times weighed by occupancy, slowed by how many meet there. Launch, switch and copies to and from
-//! the host count as full occupancy of the segment's processor: no barrier schedule gains by hiding them.
+//! the host are part of a segment's time and fill its processor: nothing hides behind them here.
 //!
 //! Events: segments are taken stage by stage and tenant by tenant. Each waits for its tenant's previous segment, for
 //! copies (one at a time on each way between two processors), and until its processor has room for its occupancy, for

@@ -83,10 +83,9 @@ impl Log {
                 known = Some(*makespan);
             }
         }
-        if let Some(best) = &other.best {
-            if self.best.as_ref().is_none_or(|known| best < known) {
-                self.best = Some(best.clone());
-            }
+        let better = |best: &&(u64, Schedule)| self.best.as_ref().is_none_or(|known| *best < known);
+        if let Some(best) = other.best.as_ref().filter(better) {
+            self.best = Some(best.clone());
         }
         self.scored += other.scored;
         self.sweeps += other.sweeps;

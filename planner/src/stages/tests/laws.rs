@@ -12,7 +12,7 @@ use crate::stages::{Found, block_level, evaluate, search, single};
 use crate::testing::{self, Rng, Shape};
 
 fn sizes(seed: u64) -> Sizes {
-    let semantics = if seed % 2 == 0 { Semantics::Barrier } else { Semantics::Event };
+    let semantics = if seed.is_multiple_of(2) { Semantics::Barrier } else { Semantics::Event };
     Sizes { tenants: 1 + (seed % 4) as usize, operators_max: 12, stages_max: 6, semantics }
 }
 
@@ -225,7 +225,7 @@ fn problems_that_are_none_are_refused() {
     let mut long = a.clone();
     long.operators[0].cost[0].as_mut().expect("it runs there").time = Nanos(u64::MAX);
     assert!(error(long).contains("of more than"));
-    let stages = StageProblem::new(both.clone(), &[a.clone()], rules(0, 0)).expect_err("no stages");
+    let stages = StageProblem::new(both.clone(), std::slice::from_ref(&a), rules(0, 0)).expect_err("no stages");
     assert_eq!(stages, StageError::Stages { max: 64, found: 0 });
     let problems = [testing::random_problem(1), random_tenants(1, 4, 3, 9).remove(0)];
     let named = |i: usize| TenantProblem { name: ["one", "two"][i], problem: &problems[i] };

@@ -13,8 +13,9 @@ const EPISODES: u64 = 64;
 /// Most pairs have fewer schedules and are enumerated by the search itself; the largest pairs and all triples are not.
 const BUDGET: u64 = 7000;
 
-/// What the search found and what is best, in ns, of one problem; the baselines that did better.
-fn compare(problem: &StageProblem, seed: u64) -> (u64, u64, Vec<String>) {
+/// What the search found and what is best, in ns, of one problem; whether as many random schedules hold a better
+/// one. All other baselines must be no better: the search contains them.
+fn compare(problem: &StageProblem, seed: u64) -> (u64, u64, bool) {
     let found = search(problem, seed, EPISODES, BUDGET).expect("the host runs everything");
     let best = exhaustive(problem).expect("tiny");
     let judged = evaluate(problem, &found.schedule).expect("what is found can run");
@@ -25,39 +26,38 @@ fn compare(problem: &StageProblem, seed: u64) -> (u64, u64, Vec<String>) {
         ("model level", model_level(problem)),
         ("blocks", block_level(problem, seed, EPISODES, BUDGET)),
         ("learner", learner_alone(problem, seed, EPISODES)),
-        ("random", random(problem, seed, found.scored)),
     ];
     let single = |q: usize| (problem.processors()[q].name.as_str(), single(problem, q));
     baselines.extend((0..problem.processors().len()).map(single));
-    let mut better = vec![];
+    let random = random(problem, seed, found.scored).is_ok_and(|r| r.makespan < found.makespan);
     for (name, other) in baselines {
         match other {
-            Ok(other) if other.makespan < found.makespan => better.push(format!("seed {seed}: {name}")),
-            Ok(_) => {}
+            Ok(other) => assert!(found.makespan <= other.makespan, "seed {seed}: {name} is better"),
             Err(error) => assert!(matches!(error, StageError::NothingFits { .. }), "seed {seed}, {name}: {error}"),
         }
     }
-    (found.makespan.0, best.makespan.0, better)
+    (found.makespan.0, best.makespan.0, random)
 }
 
 /// Prints the gap to the optimum over many problems and holds it to its bounds.
 fn gaps(name: &str, problems: Vec<(Sizes, u64)>) {
     let count = problems.len();
     let one = |(sizes, seed): (Sizes, u64)| {
-        let (found, best, better) = compare(&random_problem(sizes, seed), seed);
-        (((found - best) as f64 / best.max(1) as f64, seed), better)
+        let (found, best, lucky) = compare(&random_problem(sizes, seed), seed);
+        (((found - best) as f64 / best.max(1) as f64, seed), lucky)
     };
-    let (gaps, better): (Vec<(f64, u64)>, Vec<Vec<String>>) = problems.into_par_iter().map(one).unzip();
+    let (gaps, lucky): (Vec<(f64, u64)>, Vec<bool>) = problems.into_par_iter().map(one).unzip();
     let mean = gaps.iter().map(|g| g.0).sum::<f64>() / count as f64;
     let (worst, seed) = gaps.iter().copied().fold((0.0, 0), |a, b| if b.0 > a.0 { b } else { a });
     let exact = gaps.iter().filter(|g| g.0 == 0.0).count();
+    // Chance owes nothing to anybody: with as many draws it may be lucky, but hardly ever.
+    let lucky = lucky.iter().filter(|l| **l).count();
+    assert!(lucky * 100 <= count, "{name}: random schedules were better {lucky} times");
     println!(
-        "{name}: {count} cases, {exact} at the optimum, mean gap {:.4} %, worst {:.3} % (seed {seed})",
+        "{name}: {count} cases, {exact} at the optimum, mean gap {:.4} %, worst {:.3} % (seed {seed}), random better {lucky} times",
         mean * 100.0,
         worst * 100.0
     );
-    let better = better.concat();
-    assert!(better.is_empty(), "{name}: baselines did better: {better:?}");
     assert!(mean <= 0.005 && worst <= 0.05, "{name}: mean {mean}, worst {worst} at seed {seed}");
 }
 
