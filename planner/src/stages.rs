@@ -2,7 +2,7 @@
 //!
 //! Each tenant's operators stand in a fixed topological order. A [`Schedule`] cuts every order by the same number of
 //! pointers; between two pointers lies a *segment*, which runs on one processor, and the segments of all tenants between
-//! the same two pointers are a *stage*. [`evaluate`] judges a schedule, [`search`] finds one: the dynamic program of
+//! the same two pointers are a *stage*. [`evaluate()`] judges a schedule, [`search()`] finds one: the dynamic program of
 //! [`chain`] under prices, a small policy-gradient learner ([`learner`]), then coordinate descent ([`descent`]).
 //!
 //! The pointer matrix is our reading of what COS ("operator-level cross-processor scheduling for several tenants") calls

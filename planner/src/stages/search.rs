@@ -115,9 +115,10 @@ impl Log {
     }
 }
 
-/// Searches a round's schedule: whole models and the priced program as seeds, `episodes` of the learner, descent over blocks,
-/// then descents from the best different schedules; or enumeration where there are no more schedules than `budget`. That bounds the schedules that these score; seeds and episodes
-/// come on top. Same problem, seed, episodes and budget: same answer, at any number of threads.
+/// Searches a round's schedule: whole models and the priced program as seeds, `episodes` of the learner, random schedules,
+/// descent over blocks, then descents from the best different schedules and random moves from their ends; or, after the
+/// learner, enumeration where there are no more schedules than `budget`. That bounds about how many are scored after the
+/// learner; seeds and episodes come on top. Same problem, seed, episodes and budget: same answer, at any number of threads.
 ///
 /// # Errors
 /// [`StageError::NothingFits`] where no schedule that was scored can run.
