@@ -187,7 +187,8 @@ pub trait Device {
     }
 }
 
-/// Takes the work of threads that have nothing to do but wait for it.
+/// Takes the work of threads that have nothing to do but wait for it. The device's own threads help, too, while they tell
+/// of a completion: who does more there than to submit what follows may leave, and come again.
 pub trait Help: Send + Sync {
     /// The calling thread is about to help: commands submitted from now on need not wake another.
     fn come(&self);

@@ -244,6 +244,7 @@ impl<E: Execute> Shared<E> {
         let end = self.clock.now();
         state = self.locked();
         state.end(lane, Completion { ticket: command.ticket, lane, start, end, result });
+        // Already now: it takes what is submitted by whoever is told.
         state.looking += 1;
         if let Some(waker) = self.waker.get() {
             drop(state);

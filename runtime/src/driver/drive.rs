@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{TryRecvError, sync_channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, TryLockError};
 use std::thread::JoinHandle;
 
 use tandem_core::limits::REQUESTS_MAX;
@@ -123,7 +123,8 @@ struct Shared<S: Store> {
     alarm: Mutex<Alarm>,
     rung: Condvar,
     ended: AtomicBool,
-    helps: Vec<Arc<dyn Help>>,
+    /// By device: where its commands are executed by threads, how others may.
+    helps: Vec<Option<Arc<dyn Help>>>,
     /// By route.
     tenant_of: Vec<usize>,
 }
@@ -181,7 +182,7 @@ impl<S: Store> Driver<S> {
             queue_of[device][lane] = queue;
             queue_to.push((device, lane));
         }
-        let helps = devices.iter().filter_map(|d| d.help()).collect();
+        let helps = devices.iter().map(|d| d.help()).collect();
         let mut tenant_of = vec![0; setup.routes.len()];
         for (tenant, group) in setup.groups.iter().enumerate() {
             group.routes.iter().for_each(|r| tenant_of[*r] = tenant);
@@ -211,11 +212,11 @@ impl<S: Store> Driver<S> {
         });
         // Weak: a device must not keep its driver alive.
         let weak = Arc::downgrade(&shared);
-        for device in &mut shared.locked().devices {
+        for (at, device) in shared.locked().devices.iter_mut().enumerate() {
             let weak = weak.clone();
             device.set_waker(Arc::new(move || {
                 if let Some(shared) = weak.upgrade() {
-                    shared.turn();
+                    shared.turn(shared.helps[at].as_deref());
                 }
             }));
         }
@@ -226,16 +227,11 @@ impl<S: Store> Driver<S> {
 
     /// Asks for a request to be run. Its answer may be there before this returns.
     pub fn ask(&self, ask: Ask<S>) -> Asked {
-        let mut state = self.shared.locked();
-        let asked = state.enter(self.shared.clock.now(), ask, &self.shared.store);
-        self.shared.give_back(state);
-        self.shared.turn_if_news();
-        asked
+        self.shared.change(None, |state, now, store| state.enter(now, ask, store))
     }
 
-    /// Runs a request: waits for its answer, and lends this thread to its tenant's commands meanwhile. So a request that
-    /// nothing else runs beside goes from here to its answer on this thread; its time cannot run out while this thread
-    /// executes a command, though, only between them.
+    /// Runs a request: waits for its answer, however long that takes, and lends this thread to its tenant's commands
+    /// meanwhile. So a request that nothing else runs beside goes from here to its answer on this thread.
     pub fn run(&self, tenant: usize, rows: u32, inputs: S::Inputs) -> Answer<S::Outputs>
     where
         S::Outputs: 'static,
@@ -246,61 +242,65 @@ impl<S: Store> Driver<S> {
             // It is waited for below, whatever happens.
             let _ = tell.send(answer);
         });
-        shared.helps.iter().for_each(|help| help.come());
-        self.ask(Ask { tenant, rows, timeout: None, inputs, answer });
+        // One device alone: others would count on a thread that executes something elsewhere.
+        let help = shared.helps.iter().flatten().next().map(Arc::as_ref);
+        help.inspect(|help| help.come());
+        let ask = Ask { tenant, rows, timeout: None, inputs, answer };
+        shared.change(help, |state, now, store| state.enter(now, ask, store));
         let mine = |ticket: &Ticket| shared.tenant_of[ticket.route as usize] == tenant;
         let early = loop {
             match told.try_recv() {
-                Err(TryRecvError::Empty) if shared.helps.iter().any(|help| help.help(&mine)) => {}
+                Err(TryRecvError::Empty) if help.is_some_and(|help| help.help(&mine)) => {}
                 early => break early,
             }
         };
-        shared.helps.iter().for_each(|help| help.leave());
+        help.inspect(|help| help.leave());
         early.or_else(|_| told.recv()).unwrap_or(Answer::Unavailable)
     }
 
     /// Takes a request back; nothing happens where it has its answer.
     pub fn cancel(&self, asked: Asked) {
-        let mut state = self.shared.locked();
-        let current = state.requests.get(asked.request as usize).and_then(Option::as_ref);
-        if current.is_some_and(|r| r.use_of == asked.use_of) {
-            state.handle(self.shared.clock.now(), Event::Cancel(asked.request), &self.shared.store);
-        }
-        self.shared.give_back(state);
-        self.shared.turn_if_news();
+        self.shared.change(None, |state, now, store| {
+            let current = state.requests.get(asked.request as usize).and_then(Option::as_ref);
+            if current.is_some_and(|r| r.use_of == asked.use_of) {
+                state.handle(now, Event::Cancel(asked.request), store);
+            }
+        });
     }
 
     /// Tells of something that happened outside: a device lost or back, the end of requests.
     pub fn tell(&self, event: Event) {
-        let mut state = self.shared.locked();
-        state.handle(self.shared.clock.now(), event, &self.shared.store);
-        self.shared.give_back(state);
-        self.shared.turn_if_news();
+        self.shared.change(None, |state, now, store| state.handle(now, event, store));
     }
 
     /// Learns what the steps of a route took in a run outside: its first ones.
     pub fn observe(&self, route: usize, took: &[Nanos]) {
-        self.shared.locked().scheduler.observe(route, took);
+        self.shared.look(|state| state.scheduler.observe(route, took));
     }
 
     /// Why a request of so many items would be refused now.
     pub fn refusal(&self, tenant: usize, rows: u32) -> Option<Refusal> {
-        self.shared.locked().scheduler.refusal(tenant, rows)
+        self.shared.look(|state| state.scheduler.refusal(tenant, rows))
     }
 
     /// How a tenant stands.
     pub fn stand(&self, tenant: usize) -> Stand {
-        self.shared.locked().scheduler.stand(tenant)
+        self.shared.look(|state| state.scheduler.stand(tenant))
     }
 
     /// Whether every device is there and nothing hangs.
     pub fn is_whole(&self) -> bool {
-        self.shared.locked().scheduler.is_whole()
+        self.shared.look(|state| state.scheduler.is_whole())
     }
 
     /// Whether nothing is left to do.
     pub fn is_idle(&self) -> bool {
-        self.shared.locked().scheduler.is_idle()
+        self.shared.look(|state| state.scheduler.is_idle())
+    }
+
+    /// Whether it still works: no thread panicked while it had the state. Once one has, everything else here panics.
+    pub fn is_sound(&self) -> bool {
+        !self.shared.state.is_poisoned()
     }
 
     /// What holds the values.
@@ -318,18 +318,39 @@ impl<S: Store> Drop for Driver<S> {
             // A thread that panicked has nothing to say any more.
             let _ = timer.join();
         }
+        // Of a state that a thread panicked with, nothing but what is to be given up is used.
+        let state = || self.shared.state.lock().unwrap_or_else(|poison| poison.into_inner());
         // Devices wait for their threads, which may be about to take the state.
-        let devices = std::mem::take(&mut self.shared.locked().devices);
+        let devices = std::mem::take(&mut state().devices);
         drop(devices);
-        let requests = std::mem::take(&mut self.shared.locked().requests);
+        let requests = std::mem::take(&mut state().requests);
         requests.into_iter().flatten().for_each(|r| (r.answer)(Answer::Unavailable));
     }
 }
 
+/// The scheduler panics only over contradictions, after which nothing can be relied on: the panic goes on.
+const SOUND: &str = "no thread panicked while it had the driver's state";
+
 impl<S: Store> Shared<S> {
+    /// Whoever takes the state looks for news after it: who had some may have found it taken.
     fn locked(&self) -> MutexGuard<'_, State<S>> {
-        // The scheduler panics only over contradictions, after which nothing can be relied on: the panic goes on.
-        self.state.lock().expect("no thread panicked while it had the driver's state")
+        self.state.lock().expect(SOUND)
+    }
+
+    /// Looks at the state.
+    fn look<T>(&self, at: impl FnOnce(&mut State<S>) -> T) -> T {
+        let seen = at(&mut self.locked());
+        self.turn_if_news(None);
+        seen
+    }
+
+    /// Takes in something, and carries out what follows. `helps`, here and below: what the calling thread helps.
+    fn change<T>(&self, helps: Option<&dyn Help>, by: impl FnOnce(&mut State<S>, Time, &S) -> T) -> T {
+        let mut state = self.locked();
+        let changed = by(&mut state, self.clock.now(), &self.store);
+        self.give_back(state, helps);
+        self.turn_if_news(helps);
+        changed
     }
 
     fn alarm(&self) -> MutexGuard<'_, Alarm> {
@@ -337,23 +358,31 @@ impl<S: Store> Shared<S> {
     }
 
     /// Takes in news and carries out what follows, unless somebody is at it, who then does.
-    fn turn(&self) {
+    fn turn(&self, helps: Option<&dyn Help>) {
         self.news.store(true, Ordering::SeqCst);
-        self.turn_if_news();
+        self.turn_if_news(helps);
     }
 
-    fn turn_if_news(&self) {
-        while self.news.load(Ordering::SeqCst) && !self.ended.load(Ordering::Acquire) {
-            // Who has the state looks for news after it has given it back.
-            let Ok(mut state) = self.state.try_lock() else { return };
+    fn turn_if_news(&self, helps: Option<&dyn Help>) {
+        while self.news.load(Ordering::SeqCst) {
+            let mut state = match self.state.try_lock() {
+                Ok(state) => state,
+                // Who has the state looks for news after it has given it back.
+                Err(TryLockError::WouldBlock) => return,
+                Err(TryLockError::Poisoned(_)) => panic!("{SOUND}"),
+            };
+            // Only now: whoever ends takes the devices, and what follows would be for them.
+            if self.ended.load(Ordering::Acquire) {
+                return;
+            }
             self.news.store(false, Ordering::SeqCst);
             state.take_in(&self.clock, &self.store);
-            self.give_back(state);
+            self.give_back(state, helps);
         }
     }
 
-    /// Sets the alarm, gives the state back, and sends the answers.
-    fn give_back(&self, mut state: MutexGuard<'_, State<S>>) {
+    /// Sets the alarm, gives the state back, and sends the answers. There may be news afterwards.
+    fn give_back(&self, mut state: MutexGuard<'_, State<S>>, helps: Option<&dyn Help>) {
         if let Some(at) = state.scheduler.poll_timeout() {
             let mut alarm = self.alarm();
             if at < alarm.at {
@@ -367,7 +396,10 @@ impl<S: Store> Shared<S> {
         let empty = state.spare.pop().unwrap_or_default();
         let mut outbox = std::mem::replace(&mut state.outbox, empty);
         drop(state);
+        // Nobody is to count on this thread for commands meanwhile.
+        helps.inspect(|help| help.leave());
         outbox.drain(..).for_each(|(to, answer)| to(answer));
+        helps.inspect(|help| help.come());
         self.locked().spare.push(outbox);
     }
 
@@ -385,7 +417,7 @@ impl<S: Store> Shared<S> {
             }
             alarm.at = Time(u64::MAX);
             drop(alarm);
-            self.turn();
+            self.turn(None);
             alarm = self.alarm();
         }
     }

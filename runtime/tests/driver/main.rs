@@ -2,16 +2,20 @@
 
 mod emulated;
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use emulated::{row, setup, start};
-use tandem_core::scheduler::Event;
+use emulated::{Moment, lane_of, row, setup, setup_up_to, spec, start, start_on};
+use tandem_core::Ticket;
+use tandem_core::scheduler::{Event, Served};
 use tandem_core::sim::synthetic;
 use tandem_ir::Nanos;
 use tandem_ir::plan::Policy;
+use tandem_runtime::device::threaded::{Clock, Threaded};
 use tandem_runtime::device::timed::{Timed, TimedRows};
-use tandem_runtime::driver::drive::{Answer, Ask, Driver};
+use tandem_runtime::driver::drive::{Answer, Ask, Driver, Store};
 
 type Told = (u64, Answer<TimedRows>);
 
@@ -90,9 +94,13 @@ fn a_device_lost_in_the_middle_loses_and_doubles_nothing() {
     let mut returned = 0;
     for request in 0..requests {
         match request {
-            3_000 | 6_000 => *away.is_away.lock().expect("nobody panics with it") = true,
+            3_000 | 6_000 => away.is_away.store(true, Ordering::SeqCst),
             4_500 | 7_500 => {
-                *away.is_away.lock().expect("nobody panics with it") = false;
+                // A device is back once nothing of before is on its lanes.
+                while driver.is_whole() || !away.is_empty() {
+                    std::thread::yield_now();
+                }
+                away.is_away.store(false, Ordering::SeqCst);
                 driver.tell(Event::DeviceBack(1));
             }
             _ => {}
@@ -140,4 +148,117 @@ fn what_is_left_when_the_driver_goes_is_answered() {
     let all: Vec<Told> = answers.try_iter().collect();
     assert_eq!(all.len(), 3);
     assert!(all.iter().all(|(_, answer)| matches!(answer, Answer::Unavailable)), "{all:?}");
+}
+
+#[test]
+fn who_only_looks_keeps_no_news_to_itself() {
+    let (driver, _) = start(&setup(Policy::AdtFlow));
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    let _ = (driver.is_whole(), driver.stand(0), driver.refusal(0, 1), driver.is_idle());
+                }
+            });
+        }
+        // One at a time: nothing else happens that could make up for a completion that nobody has taken in.
+        for request in 0..5_000 {
+            let Answer::Done(rows, _) = driver.run(0, 1, row(request)) else { panic!("request {request}") };
+            assert_eq!(rows.bytes(), row(request).as_slice());
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn who_helps_on_one_device_holds_up_no_other() {
+    let setup = setup_up_to(1, Policy::AdtFlow);
+    for accelerator in [0, 1] {
+        let computes = Arc::new(Moment::default());
+        let (tell, uploaded, first) = (computes.clone(), Moment::default(), AtomicU64::new(u64::MAX));
+        let driver = start_on(
+            &setup,
+            2,
+            |lane| if lane == "gpu0" { accelerator } else { 1 - accelerator },
+            Box::new(move |command| {
+                // The first batch computes until another one was uploaded.
+                let (batch, of) = (command.ticket.batch, first.load(Ordering::SeqCst));
+                match lane_of(command) {
+                    "gpu0" if of == u64::MAX => {
+                        first.store(batch, Ordering::SeqCst);
+                        tell.tell();
+                        uploaded.wait();
+                    }
+                    "cpu>gpu0" if of != u64::MAX => uploaded.tell(),
+                    _ => {}
+                }
+                Ok(())
+            }),
+        );
+        let (tell, answers) = channel();
+        std::thread::scope(|scope| {
+            scope.spawn(|| assert!(matches!(driver.run(0, 1, row(0)), Answer::Done(..))));
+            computes.wait();
+            ask(&driver, 0, 0, row(0), &tell);
+        });
+        check_all(&answers, 1);
+    }
+}
+
+#[test]
+fn who_answers_holds_up_no_other_command() {
+    let mut setup = setup_up_to(1, Policy::AdtFlow);
+    setup.routes = vec![Arc::new(synthetic::chain("synthetic", 1, &[("cpu", Nanos(1_000))]))];
+    let (driver, _) = start(&setup);
+    let (answering, (tell, answers)) = (Arc::new(Moment::default()), channel());
+    let begun = answering.clone();
+    // Longer than an answer should take: until another request has its own.
+    let answer = Box::new(move |_| {
+        begun.tell();
+        check_all(&answers, 1);
+    });
+    driver.ask(Ask { tenant: 0, rows: 1, timeout: None, inputs: row(7), answer });
+    answering.wait();
+    ask(&driver, 0, 0, row(0), &tell);
+    while !driver.is_idle() {
+        std::thread::yield_now();
+    }
+}
+
+/// Panics where the driver has its state.
+struct Broken(Arc<Timed>);
+
+impl Store for Broken {
+    type Inputs = Arc<Vec<u8>>;
+    type Outputs = TimedRows;
+
+    fn form<'a>(&self, _: Ticket, _: impl Iterator<Item = (u32, u32, &'a Self::Inputs)>) {
+        // Without a message on stderr, which would look like a failure.
+        resume_unwind(Box::new("as told"))
+    }
+
+    fn outputs(&self, served: &Served, rows: u32, inputs: Self::Inputs) -> TimedRows {
+        self.0.outputs(served, rows, inputs)
+    }
+
+    fn retire(&self, _: Ticket) {}
+}
+
+#[test]
+fn a_driver_whose_state_is_broken_says_so_and_answers_at_its_end() {
+    let (setup, clock) = (setup(Policy::AdtFlow), Clock::start());
+    let timed = Arc::new(Timed::new(&setup, clock));
+    let lanes = setup.queues().map(|queue| queue.name.clone()).collect();
+    let device = Threaded::start(spec(lanes), timed.clone(), clock, 1).expect("a thread starts");
+    let driver = Driver::start(&setup, Arc::new(Broken(timed)), vec![Box::new(device)], clock).expect("it starts");
+    assert!(driver.is_sound());
+    let (tell, answers) = channel();
+    let answer = Box::new(move |answer| tell.send(answer).expect("the test listens"));
+    let asked = AssertUnwindSafe(|| driver.ask(Ask { tenant: 0, rows: 1, timeout: None, inputs: row(0), answer }));
+    assert!(catch_unwind(asked).is_err());
+    assert!(!driver.is_sound());
+    drop(driver);
+    let all: Vec<Answer<TimedRows>> = answers.iter().collect();
+    assert!(matches!(all[..], [Answer::Unavailable]), "{all:?}");
 }
