@@ -208,10 +208,11 @@ impl Master {
     /// Multiples of what is wanted, in parts per million and rounded up, that nothing can exceed whose priced time for an
     /// item of tenant i is at least `floor[i]`: (priced time, items). Holds for any prices.
     pub fn bound(&self, price: &[u64], floor: &[(u128, u64)]) -> u64 {
-        let there: u128 =
-            price.iter().zip(&self.instances).map(|(p, n)| u128::from(*p) * u128::from(*n)).sum::<u128>() * 1_000_000_000;
+        let there: u128 = price.iter().zip(&self.instances).map(|(p, n)| u128::from(*p) * u128::from(*n)).sum::<u128>()
+            * 1_000_000_000;
         // What the wanted rates cost at least, in millionths of the price a second: rounded down.
-        let costs = |(w, (priced, items)): (&u64, &(u128, u64))| u128::from(*w) * 1000 * priced / u128::from((*items).max(1));
+        let costs =
+            |(w, (priced, items)): (&u64, &(u128, u64))| u128::from(*w) * 1000 * priced / u128::from((*items).max(1));
         let wanted: u128 = self.millirate.iter().zip(floor).map(costs).sum();
         match wanted {
             0 => u64::MAX,

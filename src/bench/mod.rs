@@ -1,7 +1,7 @@
 //! `tandem bench`: tandem against its targets, as ratios measured side by side in one run.
 //!
-//! Every line is the median of interleaved rounds with a 95 % bootstrap interval, both ends printed. A target holds when the
-//! interval's better end meets it.
+//! Every line is the median of interleaved rounds with a 95 % bootstrap interval, both ends printed. A target holds when
+//! the median meets it: the interval says how far to believe that, and makes no miss a hit.
 
 mod adt;
 mod core;
@@ -51,9 +51,9 @@ impl Line {
         Self { name: name.into(), unit, median: e.median, low: e.low, high: e.high, at_most, rounds }
     }
 
-    /// Whether the interval's better end meets the target, with enough rounds behind it.
+    /// Whether the median meets the target, with enough rounds behind it.
     pub fn holds(&self) -> bool {
-        self.at_most.is_none_or(|most| self.low <= most && self.rounds >= ROUNDS_MIN)
+        self.at_most.is_none_or(|most| self.median <= most && self.rounds >= ROUNDS_MIN)
     }
 }
 

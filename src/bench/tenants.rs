@@ -1,6 +1,7 @@
 //! Two tenants in one process: each on cores of its own, as a plan says, against each in a session with the engine's own
 //! options, as two models in one server usually are.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
@@ -134,16 +135,19 @@ fn turns<const SIDES: usize>(sides: &[&Work<'_>; SIDES], rounds: usize) -> Resul
     Ok(turns)
 }
 
-/// What each request of one client took.
+/// What each request of one client took. One that panics has failed: the other client waits for this one at the next start.
 fn turn(work: impl Fn() -> Result<()>) -> Result<Vec<Duration>> {
-    let end = Instant::now() + TURN;
-    let mut took = vec![];
-    while Instant::now() < end {
-        let begin = Instant::now();
-        work()?;
-        took.push(begin.elapsed());
-    }
-    Ok(took)
+    let all = || {
+        let end = Instant::now() + TURN;
+        let mut took = vec![];
+        while Instant::now() < end {
+            let begin = Instant::now();
+            work()?;
+            took.push(begin.elapsed());
+        }
+        Ok(took)
+    };
+    catch_unwind(AssertUnwindSafe(all)).unwrap_or_else(|_| Err(anyhow!("a client panicked")))
 }
 
 fn direct(session: &Arc<dyn Session>, inputs: &[Value]) -> Result<()> {
@@ -154,5 +158,20 @@ fn ask(driver: &Driver<Works>, tenant: usize, inputs: &Arc<Vec<Value>>, batch: u
     match driver.run(tenant, batch as u32, inputs.clone()) {
         Answer::Done(rows, _) => rows.values().map(drop).map_err(|e| anyhow!(e)),
         _ => bail!("a request was not served"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::resume_unwind;
+
+    use super::*;
+
+    #[test]
+    fn a_client_that_panics_holds_up_nobody() {
+        // Without a message on stderr, which would look like a failure.
+        let panics = |tenant: usize| if tenant == 1 { resume_unwind(Box::new("as told")) } else { bail!("as told") };
+        let work: &Work<'_> = &panics;
+        assert_eq!(turns(&[work, work], 1).expect_err("both fail").to_string(), "as told");
     }
 }

@@ -46,7 +46,7 @@ pub fn run(context: &Context, args: &ServeArgs) -> Result<()> {
     let mut signals = tokio.block_on(async { Signals::new() })?;
     print(&format!("http://{}\n", listener.local_addr()?))?;
     // Loading takes as long as it takes; meanwhile the server is live and not ready.
-    let (loaded, failed) = oneshot::channel::<ServingError>();
+    let (tell, loaded) = oneshot::channel();
     let (verbose, quiet) = (context.common.verbose > 0, context.common.quiet);
     let loading = serving.clone();
     std::thread::Builder::new().name("load".into()).spawn(move || {
@@ -56,11 +56,12 @@ pub fn run(context: &Context, args: &ServeArgs) -> Result<()> {
                 eprintln!("{text}");
             }
         };
-        match loading.load(&plan, &models, &engines, &options, told) {
-            Ok(()) if quiet => {}
-            Ok(()) => eprintln!("ready"),
-            Err(error) => drop(loaded.send(error)),
+        let done = loading.load(&plan, &models, &engines, &options, told);
+        if done.is_ok() && !quiet {
+            eprintln!("ready");
         }
+        // The server may be at its end already.
+        let _ = tell.send(done);
     })?;
     let mut failure = None;
     let ended = tokio.block_on(async {
@@ -68,21 +69,32 @@ pub fn run(context: &Context, args: &ServeArgs) -> Result<()> {
         let shutdown = async {
             tokio::select! {
                 () = signals.first() => {}
-                error = failed => match error {
-                    Ok(error) => *failure = Some(error),
-                    // Loaded: only a signal ends it now.
-                    Err(_) => signals.first().await,
+                failed = failure_of(loaded) => match failed {
+                    Some(error) => *failure = Some(error),
+                    // Only a signal ends it now.
+                    None => signals.first().await,
                 },
             }
         };
         server::serve(serving.clone(), listener, server_options, shutdown).await.map_err(|e| anyhow!(e))
     })?;
     match (failure, ended) {
-        (Some(error), _) => Err(error).with_context(|| file),
+        (Some(error), _) => Err(error.context(file)),
         (None, Ended::Drained) => Ok(()),
         (None, Ended::Cut { connections }) => {
+            // Its threads are waited for when it is dropped, and one of them may be in an engine that never returns.
+            std::mem::forget(serving);
             Err(anyhow!("{connections} connections were cut after the drain timeout"))
         }
+    }
+}
+
+/// Why loading failed, once it is over.
+async fn failure_of(loaded: oneshot::Receiver<Result<(), ServingError>>) -> Option<anyhow::Error> {
+    match loaded.await {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(error.into()),
+        Err(_) => Some(anyhow!("loading panicked")),
     }
 }
 
@@ -126,5 +138,27 @@ impl Signals {
                 std::process::exit(code);
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tandem_core::scheduler::SetupError;
+
+    use super::*;
+
+    #[test]
+    fn only_what_has_loaded_has_not_failed() {
+        let failure = |tell: Option<Result<(), ServingError>>| {
+            let (sender, loaded) = oneshot::channel();
+            // A sender that is dropped is one whose thread panicked.
+            tell.map_or_else(|| drop(sender), |done| sender.send(done).expect("it is waited for"));
+            let tokio = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+            tokio.block_on(failure_of(loaded)).map(|error| error.to_string())
+        };
+        let refused = SetupError::NoRoute("a".into());
+        assert_eq!(failure(Some(Ok(()))), None);
+        assert_eq!(failure(Some(Err(refused.clone().into()))), Some(refused.to_string()));
+        assert_eq!(failure(None), Some("loading panicked".into()));
     }
 }

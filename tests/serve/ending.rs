@@ -4,8 +4,8 @@ use std::net::TcpListener;
 
 use serde_json::json;
 
-use crate::asking::{Named, begin, in_json, named, outputs};
-use crate::binary::{Place, T4};
+use crate::asking::{Named, begin, in_json, integers, named, outputs};
+use crate::binary::{Place, T4, engines};
 use crate::build::tensor;
 use crate::client::get;
 use crate::models::{place, plan, waiting_for};
@@ -117,6 +117,26 @@ fn the_drain_timeout_cuts_what_is_left() {
     let (code, said) = server.ended();
     assert_eq!(code, Some(2), "{said}");
     assert!(said.contains("error: 1 connections were cut after the drain timeout"), "{said}");
+}
+
+/// A step that never returns is not waited for either.
+#[test]
+fn an_engine_that_hangs_keeps_no_process() {
+    if !engines().contains(&"ort") {
+        println!("skipped: tract has no Loop, and ORT_DYLIB_PATH is not set");
+        return;
+    }
+    let place = place();
+    plan(&place, "ort", "turning.onnx --batch 1");
+    let server = Server::ready(&place, "ort", "plan.yaml --drain-timeout 50ms");
+    let mut client = server.client();
+    let forever = [&one()[..], &named(&[("turns", integers(&[], &[i64::MAX]))])].concat();
+    client.send(in_json("turning", &forever, &json!({})));
+    server.wait_stats("turning", |stats| stats.is_used);
+    server.signal("TERM");
+    let (code, said) = server.ended();
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("connections were cut after the drain timeout"), "{said}");
 }
 
 /// Before anything is loaded: there is nothing to finish.

@@ -1,9 +1,9 @@
 //! Models whose numbers are known without an engine: whole numbers, so that every engine computes them exactly.
 
-use tandem_onnx_proto::{Message, ModelProto, TensorProto};
+use tandem_onnx_proto::{AttributeProto, Message, ModelProto, TensorProto, data_type};
 
 use crate::binary::Place;
-use crate::build::{file, float, graph, node};
+use crate::build::{file, float, graph, node, value};
 
 /// `y` is three times `x` and one.
 fn affine() -> ModelProto {
@@ -26,10 +26,22 @@ fn scaled() -> ModelProto {
     file(graph(nodes, vec![float("x", "Nx4"), float("scale", "")], vec![float("y", "Nx4")]), 17)
 }
 
+/// `y` is `x`, after so many turns as its second input says.
+fn turning() -> ModelProto {
+    let body = graph(
+        vec![node("Identity", &["goes_on"], &["goes_on_then"]), node("Identity", &["before"], &["after"])],
+        vec![value("turn", data_type::INT64, ""), value("goes_on", data_type::BOOL, ""), float("before", "Nx4")],
+        vec![value("goes_on_then", data_type::BOOL, ""), float("after", "Nx4")],
+    );
+    let nodes = vec![node("Loop", &["turns", "", "x"], &["y"]).with(AttributeProto::graph("body", body))];
+    let inputs = vec![float("x", "Nx4"), value("turns", data_type::INT64, "")];
+    file(graph(nodes, inputs, vec![float("y", "Nx4")]), 17)
+}
+
 /// A place with these models in it.
 pub fn place() -> Place {
     let place = Place::new();
-    for (name, model) in [("affine", affine()), ("pair", pair()), ("scaled", scaled())] {
+    for (name, model) in [("affine", affine()), ("pair", pair()), ("scaled", scaled()), ("turning", turning())] {
         place.write(&format!("{name}.onnx"), model.encode());
     }
     place

@@ -101,7 +101,10 @@ fn the_choice_is_the_best_of_all_subsets() {
             let some: Vec<&Column> = (0..columns.len()).filter(|c| set >> c & 1 == 1).map(|c| &columns[c]).collect();
             let few = (0..master.millirate.len()).all(|t| some.iter().filter(|c| c.tenant == t).count() <= 2);
             let fits = (0..2).all(|d| some.iter().map(|c| c.memory[d].0).sum::<u64>() <= master.memory[d].0);
-            if few && fits && let Ok(fluid) = master.fluid(&some) {
+            if few
+                && fits
+                && let Ok(fluid) = master.fluid(&some)
+            {
                 best = best.max(fluid.lambda);
             }
         }
@@ -124,7 +127,8 @@ fn bounds_hold_at_any_prices() {
         let of: Vec<&Column> = columns.iter().collect();
         let fluid = master.fluid(&of).expect("solved");
         let floor = |price: &[u64]| -> Vec<(u128, u64)> {
-            let priced = |c: &Column| c.busy.iter().zip(price).map(|(b, p)| u128::from(b.0) * u128::from(*p)).sum::<u128>();
+            let priced =
+                |c: &Column| c.busy.iter().zip(price).map(|(b, p)| u128::from(b.0) * u128::from(*p)).sum::<u128>();
             let of_tenant = |t: usize| columns.iter().filter(move |c| c.tenant == t).map(|c| (priced(c), c.batch));
             let least = |t: usize| of_tenant(t).min_by(|a, b| (a.0 * u128::from(b.1)).cmp(&(b.0 * u128::from(a.1))));
             (0..master.millirate.len()).map(|t| least(t).expect("it has columns")).collect()
