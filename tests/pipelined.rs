@@ -5,10 +5,12 @@ mod zoo;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 
+use tandem_core::DeviceError;
 use tandem_ir::plan::{Action, BoundDim, Objective, Plan, Policy, Serving as ServingSection};
-use tandem_ir::{Machine, Nanos};
+use tandem_ir::{Bytes, Machine, Nanos};
 use tandem_onnx::cut;
 use tandem_onnx::import::Model;
 use tandem_onnx::value::Value;
@@ -19,7 +21,7 @@ use tandem_runtime::compare::compare;
 use tandem_runtime::device::tract::TractEngine;
 use tandem_runtime::driver::drive::{Answer, Ask};
 use tandem_runtime::driver::{RouteRunner, RunnerOptions};
-use tandem_runtime::engine::{Engine, SessionOptions};
+use tandem_runtime::engine::{Engine, EngineError, Session, SessionOptions};
 use tandem_runtime::serving::Serving;
 use zoo::{inputs, model};
 
@@ -104,4 +106,63 @@ fn what_is_copied_are_the_tensors_at_boundaries_between_devices() {
         });
         assert_eq!(run.bytes_copied, copied.sum::<u64>(), "batch {}", route.batch);
     }
+}
+
+/// tract, until it finds no memory any more.
+struct Exhausted(Arc<AtomicBool>);
+
+struct ExhaustedSession {
+    session: Arc<dyn Session>,
+    is_exhausted: Arc<AtomicBool>,
+}
+
+impl Engine for Exhausted {
+    fn name(&self) -> &str {
+        TractEngine.name()
+    }
+
+    fn version(&self) -> &str {
+        TractEngine.version()
+    }
+
+    fn load(&self, image: &cut::SegmentImage, options: &SessionOptions) -> Result<Arc<dyn Session>, EngineError> {
+        let session = TractEngine.load(image, options)?;
+        Ok(Arc::new(ExhaustedSession { session, is_exhausted: self.0.clone() }))
+    }
+}
+
+impl Session for ExhaustedSession {
+    fn run(&self, inputs: &[Value]) -> Result<Vec<Value>, EngineError> {
+        match self.is_exhausted.load(Ordering::SeqCst) {
+            true => Err(EngineError::OutOfMemory { needed: Bytes(4096), why: "as told".into() }),
+            false => self.session.run(inputs),
+        }
+    }
+}
+
+#[test]
+fn what_goes_wrong_keeps_its_kind_and_its_device() {
+    let (model, shapes) = model("tiny-resnet");
+    let machine = testing::machine(8, true);
+    let plan = plan(&model, &shapes, &machine, Policy::AdtFlow);
+    let serving = Serving::new(&plan, &[&model]).expect("it can be served");
+    let is_exhausted = Arc::new(AtomicBool::new(false));
+    let engine: Arc<dyn Engine> = Arc::new(Exhausted(is_exhausted.clone()));
+    let options = RunnerOptions { emulate: true, ..RunnerOptions::default() };
+    serving.load(&plan, &[&model], &[engine], &options, |_| ()).expect("it loads");
+    let driver = serving.driver().expect("it is loaded");
+    let ask = |rows: u32, has: u64| driver.run(0, rows, Arc::new(inputs(&model, has, 1)));
+    assert!(matches!(ask(1, 1), Answer::Done(..)));
+    // Another number of rows than the request says: the rows of whoever is behind it would be another's.
+    for (rows, has) in [(1, 2), (2, 1)] {
+        let Answer::Failed(error) = ask(rows, has) else { panic!("{rows} rows of {has} are served") };
+        let name = &model.graph.tensor(model.graph.inputs[0]).name;
+        assert!(error.to_string().contains(&format!("input \"{name}\"")), "{error}");
+    }
+    is_exhausted.store(true, Ordering::SeqCst);
+    let Answer::Failed(DeviceError::OutOfMemory { device, value, needed }) = ask(1, 1) else {
+        panic!("there was memory")
+    };
+    assert!(machine.devices.iter().any(|d| d.name == device) && value.contains("segment"), "{device}: {value}");
+    assert_eq!(needed, Bytes(4096));
 }

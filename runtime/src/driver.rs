@@ -5,8 +5,8 @@
 //!
 //! Lanes are in-order queues that are executed one step at a time each, and no lane is tied to a thread: whoever ends a
 //! step takes over what became ready, so that a chain of segments and copies costs no hand-over between threads, and
-//! further threads are woken only for steps that can run beside it. A route of one lane runs on the caller's thread
-//! alone.
+//! further threads are woken only for steps that can run beside it. The caller's thread is one
+//! of those that take steps: it runs a route of one lane alone, unless another one that still looks for work is faster.
 //!
 //! Data: values are handed around, never copied, except by copies between memories (see `driver/space.rs`).
 

@@ -92,7 +92,8 @@ pub const SERVER_SHOWN_CHARS_MAX: usize = 128;
 /// Characters of an error: a few lists of names.
 pub const SERVER_ERROR_CHARS_MAX: usize = 1024;
 
-/// When to ask again where the backend does not say: batches take less, and the header has whole seconds.
+/// When to ask again where the backend does not say: batches take less, a queue at its bound empties within seconds, and
+/// the header has whole ones.
 pub const SERVER_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Batches a lane remembers as failed, so that their later commands are skipped: as many as can be in flight.
@@ -112,6 +113,3 @@ pub const PINNED_COPIES_MAX: usize = 4;
 
 /// Runs of each route before it is ready: engines allocate in the first and settle in the second, which is measured.
 pub const WARM_UP_RUNS: u64 = 2;
-
-/// What a client that was refused is told to wait: a queue at its bound empties within seconds.
-pub const RETRY_AFTER: std::time::Duration = std::time::Duration::from_secs(1);

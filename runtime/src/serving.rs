@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use tandem_core::scheduler::{Event, Served, Setup, SetupError};
+use tandem_core::scheduler::{Event, Refusal as Why, Served, Setup, SetupError};
 use tandem_ir::plan::{BoundDim, Plan, Policy, Tenant};
 use tandem_ir::{Dim, Graph, Kind, Nanos};
 use tandem_onnx::import::Model;
@@ -16,7 +16,7 @@ use crate::driver::drive::{Answer, Ask, Asked, Driver, DriverError};
 use crate::driver::works::{RowAxis, Rows, Works, output_axes};
 use crate::driver::{RunError, RunnerOptions};
 use crate::engine::Engine;
-use crate::limits::{RETRY_AFTER, WARM_UP_RUNS};
+use crate::limits::WARM_UP_RUNS;
 use crate::server::{
     Backend, BatchStats, Cancels, Counted, Failure, FailureKind, Permit, Phases, Places, Refusal, RefusalReason, Reply,
     ReplyTo, Request, RequestHandle, TenantSpec, TenantStats, TensorSpec,
@@ -62,7 +62,9 @@ struct Canceller(Arc<Driver<Works>>);
 
 impl Cancels for Canceller {
     fn cancel(&self, request: u64) {
-        self.0.cancel(Asked::of_number(request));
+        if self.0.is_sound() {
+            self.0.cancel(Asked::of_number(request));
+        }
     }
 }
 
@@ -169,6 +171,11 @@ impl Serving {
         self.driver.get()
     }
 
+    /// The driver, while it works.
+    fn sound(&self) -> Option<&Arc<Driver<Works>>> {
+        self.driver().filter(|driver| driver.is_sound())
+    }
+
     fn stats_of(&self, tenant: usize) -> MutexGuard<'_, Stats> {
         locked(&self.stats[tenant])
     }
@@ -241,17 +248,21 @@ impl Backend for Serving {
         &self.tenants
     }
 
+    fn is_live(&self) -> bool {
+        self.driver().is_none_or(|driver| driver.is_sound())
+    }
+
     fn is_ready(&self) -> bool {
-        !self.draining.load(Ordering::Acquire) && self.driver().is_some_and(|d| d.is_whole())
+        !self.draining.load(Ordering::Acquire) && self.sound().is_some_and(|d| d.is_whole())
     }
 
     fn is_tenant_ready(&self, tenant: usize) -> bool {
-        !self.draining.load(Ordering::Acquire) && self.driver().is_some_and(|d| d.stand(tenant).is_usable)
+        !self.draining.load(Ordering::Acquire) && self.sound().is_some_and(|d| d.stand(tenant).is_usable)
     }
 
     fn admit(&self, tenant: usize) -> Result<Permit, Refusal> {
-        let refused = |reason| Err(Refusal { reason, retry_after: Some(RETRY_AFTER) });
-        let Some(driver) = self.driver() else { return refused(RefusalReason::Unavailable) };
+        let refused = |reason| Err(Refusal { reason, retry_after: None });
+        let Some(driver) = self.sound() else { return refused(RefusalReason::Unavailable) };
         let held = self.places.0[tenant].fetch_add(1, Ordering::SeqCst) + 1;
         // From here on the place is given back whatever comes.
         let permit = Permit::new(tenant, self.places.clone());
@@ -259,12 +270,9 @@ impl Backend for Serving {
         if self.draining.load(Ordering::SeqCst) {
             return refused(RefusalReason::Draining);
         }
-        use tandem_core::scheduler::Refusal as Why;
-        match driver.refusal(tenant, 1) {
-            Some(Why::Draining) => refused(RefusalReason::Draining),
-            Some(Why::Unavailable) => refused(RefusalReason::Unavailable),
-            Some(Why::Full | Why::Late) => refused(RefusalReason::Full),
-            Some(Why::Rows) | None => {
+        match driver.refusal(tenant, 1).and_then(reason) {
+            Some(reason) => refused(reason),
+            None => {
                 let full = driver.stand(tenant).waiting + held > self.setup.groups[tenant].queue_max;
                 if full { refused(RefusalReason::Full) } else { Ok(permit) }
             }
@@ -301,11 +309,22 @@ impl Backend for Serving {
 
     fn is_drained(&self) -> bool {
         let none_out = self.places.0.iter().all(|held| held.load(Ordering::SeqCst) == 0);
-        if none_out && let Some(driver) = self.driver() {
+        if none_out && let Some(driver) = self.sound() {
             driver.tell(Event::Drain);
             return driver.is_idle();
         }
         none_out
+    }
+}
+
+/// Why a request is refused, as clients are told; `None` where the request itself is wrong.
+fn reason(why: Why) -> Option<RefusalReason> {
+    match why {
+        Why::Full => Some(RefusalReason::Full),
+        Why::Late => Some(RefusalReason::Late),
+        Why::Draining => Some(RefusalReason::Draining),
+        Why::Unavailable => Some(RefusalReason::Unavailable),
+        Why::Rows => None,
     }
 }
 
@@ -328,10 +347,10 @@ fn told(answer: Answer<Rows>, rows: u32, stats: &Mutex<Stats>) -> Reply {
                 Err(why) => fail(FailureKind::Failed, why),
             }
         }
-        Answer::Refused(tandem_core::scheduler::Refusal::Late) => {
-            fail(FailureKind::Unavailable, "it would miss the latency objective".into())
-        }
-        Answer::Refused(why) => fail(FailureKind::Unavailable, format!("not let in: {why:?}").to_lowercase()),
+        Answer::Refused(why) => match reason(why) {
+            Some(reason) => fail(FailureKind::Refused(reason), reason.to_string()),
+            None => fail(FailureKind::Invalid, "it has no rows, or more than the largest batch".into()),
+        },
         Answer::Failed(error) => fail(FailureKind::Failed, error.to_string()),
         Answer::Cancelled => fail(FailureKind::Cancelled, "cancelled".into()),
         Answer::Expired => fail(FailureKind::Expired, "it waited for longer than its timeout".into()),
@@ -349,4 +368,24 @@ fn tensors(values: Vec<Value>) -> Result<Vec<TensorValue>, String> {
         _ => Err("an output is no tensor".to_owned()),
     };
     values.into_iter().map(tensor).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_refused_late_is_told_what_it_would_have_been_before() {
+        for (why, kind) in [
+            (Why::Full, FailureKind::Refused(RefusalReason::Full)),
+            (Why::Late, FailureKind::Refused(RefusalReason::Late)),
+            (Why::Draining, FailureKind::Refused(RefusalReason::Draining)),
+            (Why::Unavailable, FailureKind::Refused(RefusalReason::Unavailable)),
+            (Why::Rows, FailureKind::Invalid),
+        ] {
+            let stats = Mutex::default();
+            let failure = told(Answer::Refused(why), 1, &stats).result.expect_err("it is refused");
+            assert_eq!((failure.kind, locked(&stats).told.fail.count), (kind, 1));
+        }
+    }
 }

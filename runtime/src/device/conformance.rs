@@ -8,6 +8,7 @@ mod subjects;
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::ThreadId;
 
 use tandem_core::{Command, Completion, Device, DeviceError, DeviceSpec, Ticket};
 use tandem_ir::plan::{Action, Prediction, Route, Step};
@@ -38,13 +39,16 @@ pub enum Does {
 pub struct Script {
     does: Vec<Does>,
     gates: Mutex<BTreeMap<usize, Gate>>,
-    opened: Condvar,
-    freed: Mutex<Vec<(u64, u32)>>,
+    changed: Condvar,
+    /// Batch and step of commands that are over, and who executed them.
+    freed: Mutex<Vec<(u64, u32, ThreadId)>>,
 }
 
 #[derive(Default)]
 struct Gate {
     open: bool,
+    /// Commands that wait for it.
+    waiting: usize,
     /// What holds something up until it is dropped.
     holds: Vec<Box<dyn Any + Send>>,
 }
@@ -63,8 +67,18 @@ impl Script {
     /// Waits until a gate is open.
     pub fn wait(&self, gate: usize) {
         let mut gates = self.gates();
+        gates.entry(gate).or_default().waiting += 1;
+        self.changed.notify_all();
         while !gates.entry(gate).or_default().open {
-            gates = self.opened.wait(gates).unwrap_or_else(|poison| poison.into_inner());
+            gates = self.changed.wait(gates).unwrap_or_else(|poison| poison.into_inner());
+        }
+    }
+
+    /// Waits until so many commands wait for a gate.
+    fn wait_held(&self, gate: usize, commands: usize) {
+        let mut gates = self.gates();
+        while gates.entry(gate).or_default().waiting < commands {
+            gates = self.changed.wait(gates).unwrap_or_else(|poison| poison.into_inner());
         }
     }
 
@@ -79,7 +93,7 @@ impl Script {
 
     /// A command frees what it frees.
     pub fn free(&self, command: &Command) {
-        self.freed().push((command.ticket.batch, command.ticket.step));
+        self.freed().push((command.ticket.batch, command.ticket.step, std::thread::current().id()));
     }
 
     fn open(&self, gate: usize) {
@@ -88,18 +102,23 @@ impl Script {
         gate.open = true;
         gate.holds.clear();
         drop(gates);
-        self.opened.notify_all();
+        self.changed.notify_all();
     }
 
     fn has_freed(&self, batch: u64, step: u32) -> bool {
-        self.freed().contains(&(batch, step))
+        self.executed_by(batch, step).is_some()
+    }
+
+    /// The thread that executed a command.
+    fn executed_by(&self, batch: u64, step: u32) -> Option<ThreadId> {
+        self.freed().iter().find(|(b, s, _)| (*b, *s) == (batch, step)).map(|(.., thread)| *thread)
     }
 
     fn gates(&self) -> MutexGuard<'_, BTreeMap<usize, Gate>> {
         self.gates.lock().unwrap_or_else(|poison| poison.into_inner())
     }
 
-    fn freed(&self) -> MutexGuard<'_, Vec<(u64, u32)>> {
+    fn freed(&self) -> MutexGuard<'_, Vec<(u64, u32, ThreadId)>> {
         self.freed.lock().unwrap_or_else(|poison| poison.into_inner())
     }
 }
@@ -109,7 +128,8 @@ pub trait Subject {
     /// What it is, for people.
     fn name(&self) -> String;
 
-    /// A device with the lanes of the specification, whose commands do what the script says.
+    /// A device with the lanes of the specification, whose commands do what the script says. One that can be helped has
+    /// fewer threads than lanes, so that there is something to do for who helps while all of them are held up.
     ///
     /// # Errors
     /// Why it cannot be made.
@@ -139,7 +159,7 @@ pub const CHECKS: [(&str, Check); 11] = [
     ("what a command frees is free when it completes, not before", frees),
     ("a lane that is not there is an error", unknown_lane),
     ("whoever waits is told of every completion", wakes),
-    ("who helps takes only what is its business, and what it leaves is executed all the same", helps),
+    ("who helps executes what is its business and nothing else, and what it leaves is executed all the same", helps),
 ];
 
 /// Runs all checks; each with what it found.
@@ -221,6 +241,17 @@ impl Rig {
         match self.device.poll(self.now) {
             None => Ok(()),
             Some(completion) => Err(format!("{:?} completed once too often", completion.ticket)),
+        }
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        // Of a check that has failed: the device waits for its threads when it is dropped.
+        for does in self.script.steps() {
+            if let Does::Wait(gate) = does {
+                self.script.open(*gate);
+            }
         }
     }
 }
@@ -409,7 +440,7 @@ fn wakes(subject: &dyn Subject) -> Verdict {
 }
 
 fn helps(subject: &dyn Subject) -> Verdict {
-    let mut rig = Rig::new(subject, &[(0, Does::Work), (1, Does::Work), (2, Does::Work)])?;
+    let mut rig = Rig::new(subject, &[(0, Does::Work), (1, Does::Wait(0)), (2, Does::Wait(0))])?;
     let Some(help) = rig.device.help() else { return Ok(()) };
     for batch in 0..20 {
         help.come();
@@ -419,13 +450,25 @@ fn helps(subject: &dyn Subject) -> Verdict {
         let ended = rig.next()?.ticket;
         ensure((ended.batch, ended.step) == (batch, 0), || format!("{ended:?} completed"))?;
     }
+    // Nobody else can take the one that is left.
+    (1..3).try_for_each(|step| rig.submit(20, step))?;
+    rig.script.wait_held(0, 2);
     help.come();
-    for batch in 20..40 {
+    rig.submit(20, 0)?;
+    ensure(!help.help(&|ticket| ticket.batch != 20), || "it took what is not its business".into())?;
+    ensure(help.help(&|ticket| ticket.batch == 20), || "it found nothing to do, and there was something".into())?;
+    let by = rig.script.executed_by(20, 0);
+    ensure(by == Some(std::thread::current().id()), || "another thread executed what it found".into())?;
+    help.leave();
+    rig.script.open(0);
+    rig.all(3)?;
+    help.come();
+    for batch in 21..40 {
         (0..3).try_for_each(|step| rig.submit(batch, step))?;
     }
     while help.help(&|_| true) {}
     help.leave();
-    let ended = rig.all(60)?;
+    let ended = rig.all(57)?;
     ensure(ended.iter().all(|c| c.result.is_ok()), || format!("they ended as {ended:?}"))?;
     rig.nothing_more()
 }

@@ -314,9 +314,7 @@ fn session_options(options: &SessionOptions) -> Result<Owned<sys::OrtSessionOpti
     check(unsafe { (api().SetSessionExecutionMode)(o, sys::ExecutionMode::ORT_SEQUENTIAL) })?;
     if threads > 0 {
         config(o, "session.force_spinning_stop", "1")?;
-        if std::env::var("TANDEM_NO_ARENA").is_err() {
-            config(o, "session.use_env_allocators", "1")?;
-        }
+        config(o, "session.use_env_allocators", "1")?;
     }
     Ok(made)
 }

@@ -39,26 +39,32 @@ pub(super) struct Gatherer {
     buffer: Arc<Gathered>,
 }
 
-/// Rows of one request: the first of them, how many, the whole value.
-pub(super) type Part<'a> = (u32, u32, &'a Value);
+/// What one request brings: how long the axis of rows has to be, the whole value.
+pub(super) type Part<'a> = (u64, &'a Value);
 
 impl Gatherer {
     /// One value of `rows` rows on the axis, from parts that follow each other; what they leave is filled with the last
     /// part's last row. A part that is all of it is passed on as it is. Says how many bytes were copied.
     ///
     /// # Errors
-    /// A part is no tensor, or has not the rows it should have.
+    /// A part is no tensor, or has not the rows it should have: those behind it would be other requests' then.
     pub(super) fn gather(&mut self, parts: &[Part<'_>], axis: usize, rows: u64) -> Result<(Value, u64), RowsError> {
-        let (_, _, first) = *parts.first().ok_or(RowsError::Nothing)?;
-        if let [(_, _, whole)] = parts
-            && rows::len(whole, axis)? == rows
+        let (_, first) = *parts.first().ok_or(RowsError::Nothing)?;
+        for (expected, value) in parts {
+            if rows::len(value, axis)? != *expected {
+                let Value::Tensor(TensorValue { dims, .. }) = value else { return Err(RowsError::NoTensor) };
+                return Err(RowsError::OutOfRange { start: 0, end: *expected, axis, dims: dims.clone() });
+            }
+        }
+        if let [(have, whole)] = parts
+            && *have == rows
         {
             return Ok(((*whole).clone(), 0));
         }
         match first {
             // Strings, and axes behind others: rare, and not worth a second way.
             Value::Tensor(tensor) if axis > 0 || matches!(tensor.data, Data::Strings(_)) => {
-                let values: Vec<Value> = parts.iter().map(|(.., value)| (*value).clone()).collect();
+                let values: Vec<Value> = parts.iter().map(|(_, value)| (*value).clone()).collect();
                 let value = rows::pad(&rows::stack(&values, axis)?, axis, rows)?;
                 let bytes = if let Value::Tensor(t) = &value { t.bytes().len() as u64 } else { 0 };
                 Ok((value, bytes))
@@ -72,7 +78,7 @@ impl Gatherer {
         if like.dtype.bits() < 8 {
             return Err(RowsError::Narrow(like.dtype));
         }
-        let have: u64 = parts.iter().map(|(.., value)| rows::len(value, 0)).sum::<Result<u64, _>>()?;
+        let have: u64 = parts.iter().map(|(rows, _)| rows).sum();
         let mut dims = like.dims.clone();
         if have == 0 || have > rows {
             return Err(RowsError::OutOfRange { start: have, end: rows, axis: 0, dims });
@@ -87,7 +93,7 @@ impl Gatherer {
         let buffer = Arc::get_mut(&mut self.buffer).expect("it is ours alone");
         let bytes = buffer.writable(total);
         let mut at = 0;
-        for (.., value) in parts {
+        for (_, value) in parts {
             let Value::Tensor(tensor) = value else { return Err(RowsError::NoTensor) };
             if tensor.dtype != like.dtype || tensor.dims[1..] != like.dims[1..] {
                 let say = |t: &TensorValue| format!("{}{:?}", t.dtype, t.dims);
@@ -168,17 +174,17 @@ mod tests {
     fn parts_follow_each_other_and_the_last_row_fills_up() {
         let (a, b) = (tensor(1, 0), tensor(2, 100));
         let mut gatherer = Gatherer::default();
-        let (batch, copied) = gatherer.gather(&[(0, 1, &a), (1, 2, &b)], 0, 4).expect("they fit");
+        let (batch, copied) = gatherer.gather(&[(1, &a), (2, &b)], 0, 4).expect("they fit");
         assert_eq!(elements(&batch), [0, 1, 2, 100, 101, 102, 103, 104, 105, 103, 104, 105]);
         assert_eq!(copied, 48);
         // While it is read, the next batch gets other memory; afterwards the same again.
-        let (other, _) = gatherer.gather(&[(0, 2, &b)], 0, 4).expect("it fits");
+        let (other, _) = gatherer.gather(&[(2, &b)], 0, 4).expect("it fits");
         assert_eq!(elements(&batch)[..3], [0, 1, 2]);
         assert_eq!(elements(&other)[..3], [100, 101, 102]);
         let Value::Tensor(t) = &other else { panic!("no tensor") };
         let (place, _) = (t.bytes().as_ptr(), drop(batch));
         drop(other);
-        let (again, _) = gatherer.gather(&[(0, 1, &a)], 0, 2).expect("it fits");
+        let (again, _) = gatherer.gather(&[(1, &a)], 0, 2).expect("it fits");
         let Value::Tensor(t) = &again else { panic!("no tensor") };
         assert_eq!(t.bytes().as_ptr(), place);
     }
@@ -186,7 +192,7 @@ mod tests {
     #[test]
     fn a_whole_batch_is_passed_on_and_rows_are_views() {
         let whole = tensor(4, 0);
-        let (batch, copied) = Gatherer::default().gather(&[(0, 4, &whole)], 0, 4).expect("it fits");
+        let (batch, copied) = Gatherer::default().gather(&[(4, &whole)], 0, 4).expect("it fits");
         assert_eq!((elements(&batch), copied), (elements(&whole), 0));
         let (rows, copied) = split(&whole, 0, 1, 2).expect("they are there");
         assert_eq!((elements(&rows), copied), ((3..9).collect(), 0));
@@ -198,8 +204,13 @@ mod tests {
     #[test]
     fn parts_that_do_not_fit_are_refused() {
         let (a, b) = (tensor(1, 0), Value::Tensor(TensorValue::new(DType::U32, vec![1, 2], vec![0; 8])));
-        assert!(Gatherer::default().gather(&[(0, 1, &a), (1, 1, &b)], 0, 4).is_err());
-        assert!(Gatherer::default().gather(&[(0, 1, &a), (1, 1, &a)], 0, 1).is_err());
-        assert!(Gatherer::default().gather(&[], 0, 1).is_err());
+        let refused = |parts: &[Part<'_>], axis, rows| Gatherer::default().gather(parts, axis, rows).is_err();
+        assert!(refused(&[(1, &a), (1, &b)], 0, 4));
+        assert!(refused(&[(1, &a), (1, &a)], 0, 1));
+        assert!(refused(&[], 0, 1));
+        // More or fewer rows than the request has: whoever comes behind would get a row of it.
+        let two = tensor(2, 0);
+        assert!(refused(&[(1, &two), (1, &a)], 0, 4) && refused(&[(2, &a), (1, &a)], 0, 4));
+        assert!(refused(&[(1, &two)], 0, 2) && refused(&[(2, &a), (1, &a)], 1, 6));
     }
 }

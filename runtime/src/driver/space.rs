@@ -168,8 +168,7 @@ impl Space for ResidentSpace {
     }
 
     fn get(&self, tensor: usize) -> Result<Value, EngineError> {
-        self.done(Stream::Download, self.0.begin_get(tensor))?;
-        self.0.end_get(tensor)
+        self.0.get(tensor)
     }
 
     fn run(&self, session: &dyn Session, inputs: &[usize], outputs: &[usize]) -> Result<(), EngineError> {

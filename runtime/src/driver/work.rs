@@ -194,6 +194,16 @@ impl Work {
         format!("copy of \"{name}\" from {} to {}", self.rings[0][from].device(), self.rings[0][to].device())
     }
 
+    /// Name of the device that executes a step: of a copy, where the value goes.
+    pub(super) fn device_of(&self, step: usize) -> &str {
+        let device = match self.route.steps[step].action {
+            Action::Run(s) => self.route.segments[s].device,
+            Action::Copy { to, .. } => to,
+            Action::Barrier => 0,
+        };
+        self.rings[0][device].device()
+    }
+
     /// What a step is, for a panic's message.
     pub(super) fn label(&self, step: usize) -> String {
         match self.route.steps[step].action {

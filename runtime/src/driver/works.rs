@@ -18,8 +18,9 @@ use super::drive::Store;
 use super::feed::{self, Gatherer, Part};
 use super::work::{Source, Work};
 use super::{RunError, RunnerOptions};
+use crate::device::cuda::streamed::{Fault, device_error};
 use crate::device::threaded::Execute;
-use crate::engine::Engine;
+use crate::engine::{Engine, EngineError};
 use crate::rows::RowsError;
 use crate::sample;
 
@@ -56,8 +57,8 @@ struct Loaded {
 /// What a set of buffers holds beside the values that steps make.
 #[derive(Default)]
 struct Ring {
-    /// Requests of the batch, until their rows were gathered.
-    members: Vec<(u32, u32, Inputs)>,
+    /// Requests of the batch in the order of their rows, until those were gathered: items, inputs.
+    members: Vec<(u32, Inputs)>,
     gathered: bool,
     gatherers: Vec<Gatherer>,
     /// The batch's outputs, once a request asked for them.
@@ -109,7 +110,14 @@ impl Loaded {
     }
 
     /// Puts the batch's inputs where its steps read them, once.
-    fn gather(&self, ring: usize) -> Result<(), RunError> {
+    fn gather(&self, ring: usize) -> Result<(), Fault> {
+        self.gather_inputs(ring).map_err(|error| {
+            let source = EngineError::Failed { engine: "driver".into(), why: error.to_string() };
+            ("the batch's inputs".to_owned(), source)
+        })
+    }
+
+    fn gather_inputs(&self, ring: usize) -> Result<(), RunError> {
         let mut state = self.ring(ring);
         if state.gathered {
             return Ok(());
@@ -123,9 +131,10 @@ impl Loaded {
             }
             let value = match self.input_axes[place] {
                 // The same for all: requests that could differ in it never share a batch.
-                None => members[0].2[place].clone(),
+                None => members[0].1[place].clone(),
                 Some(RowAxis { axis, per_item }) => {
-                    let parts: Vec<Part<'_>> = members.iter().map(|(row, n, of)| (*row, *n, &of[place])).collect();
+                    let expected = |items: u32| u64::from(items) * per_item;
+                    let parts: Vec<Part<'_>> = members.iter().map(|(n, of)| (expected(*n), &of[place])).collect();
                     let gathered = gatherers[place].gather(&parts, axis, batch * per_item);
                     let (value, copied) = gathered.map_err(|e| self.work.input_error(place, &e.to_string()))?;
                     self.copied.fetch_add(copied, Ordering::Relaxed);
@@ -267,7 +276,7 @@ impl Store for Works {
     fn form<'a>(&self, ticket: Ticket, members: impl Iterator<Item = (u32, u32, &'a Inputs)>) {
         let mut ring = self.routes[ticket.route as usize].ring(ticket.ring as usize);
         ring.members.clear();
-        ring.members.extend(members.map(|(row, rows, inputs)| (row, rows, inputs.clone())));
+        ring.members.extend(members.map(|(_, rows, inputs)| (rows, inputs.clone())));
         ring.gathered = false;
     }
 
@@ -295,8 +304,8 @@ impl Execute for Works {
     fn execute(&self, command: &Command, _ready: Time) -> Result<(), DeviceError> {
         let Ticket { route, ring, step, .. } = command.ticket;
         let (of, ring) = (&self.routes[route as usize], ring as usize);
-        let failed = |place: String, why: String| DeviceError::Failed { device: place, engine: "driver".into(), why };
-        of.gather(ring).map_err(|error| failed("host".into(), error.to_string()))?;
-        of.work.execute(ring, step as usize).map_err(|(place, error)| failed(place, error.to_string()))
+        let failed = |fault| device_error(of.work.device_of(step as usize), fault);
+        of.gather(ring).map_err(failed)?;
+        of.work.execute(ring, step as usize).map_err(failed)
     }
 }

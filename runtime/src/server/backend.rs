@@ -53,8 +53,6 @@ pub struct Request {
     pub rows: u64,
     /// How long the client waits from now on, if it says so; never 0.
     pub timeout: Option<Duration>,
-    /// 1 is the highest; 0 where the client names none.
-    pub priority: u32,
 }
 
 /// Why a request got no place.
@@ -62,6 +60,8 @@ pub struct Request {
 pub enum RefusalReason {
     /// The tenant's queue is at its bound.
     Full,
+    /// It would miss its tenant's latency objective.
+    Late,
     /// No more requests are taken.
     Draining,
     /// Not loaded, or its devices are lost.
@@ -72,6 +72,7 @@ impl fmt::Display for RefusalReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Full => "the queue is full",
+            Self::Late => "it would miss the latency objective",
             Self::Draining => "no more requests are taken, the server is about to end",
             Self::Unavailable => "not ready to run requests",
         })
@@ -92,6 +93,8 @@ pub struct Refusal {
 pub enum FailureKind {
     /// Its inputs are wrong in a way that only shows when they are looked at: the client's fault.
     Invalid,
+    /// It was not let in after all.
+    Refused(RefusalReason),
     /// A step failed.
     Failed,
     /// Its deadline passed.
@@ -262,6 +265,9 @@ pub struct TenantStats {
 pub trait Backend: Send + Sync + 'static {
     /// The tenants, fixed from the start.
     fn tenants(&self) -> &[TenantSpec];
+
+    /// It can go on, now or later: nothing in it is broken for good.
+    fn is_live(&self) -> bool;
 
     /// Every segment and batch size of every tenant is loaded and warm, and no device is lost.
     fn is_ready(&self) -> bool;

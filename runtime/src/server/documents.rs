@@ -10,8 +10,7 @@ use super::backend::{BatchStats, Counted, TenantSpec, TenantStats, TensorSpec, V
 use super::oip::{datatype, wire_dim};
 
 /// Extensions of the protocol that are served.
-const EXTENSIONS: [&str; 5] =
-    ["binary_tensor_data", "model_configuration", "statistics", "schedule_policy", "parameters"];
+const EXTENSIONS: [&str; 4] = ["binary_tensor_data", "model_configuration", "statistics", "parameters"];
 
 /// Of the server.
 pub(super) fn server() -> Value {

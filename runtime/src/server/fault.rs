@@ -35,14 +35,17 @@ impl From<OipError> for Fault {
     }
 }
 
+fn refused(reason: RefusalReason) -> StatusCode {
+    match reason {
+        // The server is well, and goes on for those that are in: not the status that takes it out of rotation.
+        RefusalReason::Full | RefusalReason::Late => StatusCode::TOO_MANY_REQUESTS,
+        RefusalReason::Draining | RefusalReason::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
 impl From<Refusal> for Fault {
     fn from(refusal: Refusal) -> Self {
-        let status = match refusal.reason {
-            // The server is well, and goes on for those that are in: not the status that takes it out of rotation.
-            RefusalReason::Full => StatusCode::TOO_MANY_REQUESTS,
-            RefusalReason::Draining | RefusalReason::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-        };
-        Self::busy(status, refusal.reason.to_string(), refusal.retry_after)
+        Self::busy(refused(refusal.reason), refusal.reason.to_string(), refusal.retry_after)
     }
 }
 
@@ -50,6 +53,7 @@ impl From<Failure> for Fault {
     fn from(failure: Failure) -> Self {
         match failure.kind {
             FailureKind::Invalid => Self::new(StatusCode::BAD_REQUEST, failure.message),
+            FailureKind::Refused(reason) => Self::busy(refused(reason), failure.message, None),
             FailureKind::Failed => Self::new(StatusCode::INTERNAL_SERVER_ERROR, failure.message),
             FailureKind::Expired => Self::new(StatusCode::GATEWAY_TIMEOUT, failure.message),
             // A client that cancels is gone: whoever reads this was cancelled by the server.

@@ -127,8 +127,12 @@ async fn server() -> Response {
     json_response(StatusCode::OK, &documents::server())
 }
 
-async fn live() -> Response {
-    json_response(StatusCode::OK, &json!({ "live": true }))
+async fn live(State(site): State<Arc<Site>>) -> Response {
+    if site.backend.is_live() {
+        return json_response(StatusCode::OK, &json!({ "live": true }));
+    }
+    let reason = json!({ "live": false, "error": "the server is broken, and has to be started again" });
+    json_response(StatusCode::SERVICE_UNAVAILABLE, &reason)
 }
 
 async fn ready(State(site): State<Arc<Site>>) -> Response {

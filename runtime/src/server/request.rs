@@ -55,7 +55,6 @@ struct RequestJson<'a> {
 struct RequestParameters {
     /// Microseconds; 0 as if it were not there.
     timeout: Option<u64>,
-    priority: Option<u32>,
     binary_data_output: Option<bool>,
     sequence_id: Option<IgnoredAny>,
 }
@@ -119,7 +118,6 @@ pub(super) fn decode(tenant: &TenantSpec, body: &Arc<Aligned>, json_bytes: Optio
         inputs,
         rows: reader.rows.map_or(1, |(_, rows)| rows),
         timeout: parameters.timeout.filter(|t| *t > 0).map(Duration::from_micros),
-        priority: parameters.priority.unwrap_or(0),
     };
     Ok(Decoded { request, wanted, copied_bytes: reader.copied_bytes })
 }

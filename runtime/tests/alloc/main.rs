@@ -2,6 +2,7 @@
 
 #[path = "../../core/tests/support/counting.rs"]
 mod counting;
+#[allow(dead_code)]
 #[path = "../driver/emulated.rs"]
 mod emulated;
 

@@ -6,8 +6,10 @@ mod common;
 
 use std::sync::Arc;
 
-use tandem_core::{Device, DeviceSpec, EmulatedDevice, EmulationOptions};
-use tandem_ir::DType;
+use tandem_core::{
+    Command, Completion, Device, DeviceError, DeviceSpec, EmulatedDevice, EmulationOptions, Help, Ticket,
+};
+use tandem_ir::{DType, Time};
 use tandem_onnx::cut::SegmentImage;
 use tandem_onnx::value::Value;
 use tandem_onnx_proto::NodeProto;
@@ -179,4 +181,60 @@ fn a_device_that_breaks_a_promise_is_found_out() {
     let broken: Vec<&str> =
         conformance::run(&Canary).into_iter().filter(|(_, verdict)| verdict.is_err()).map(|(name, _)| name).collect();
     assert_eq!(broken, ["after a failure the batch's later commands on the lane are skipped, and nobody else's are"]);
+}
+
+/// A device whose help never does anything.
+struct Idle(OnThreads);
+
+struct IdleDevice(Box<dyn Device + Send>);
+
+struct NoHelp;
+
+impl Subject for Idle {
+    fn name(&self) -> String {
+        "a device that cannot be helped".into()
+    }
+
+    fn make(&self, spec: DeviceSpec, script: &Arc<Script>) -> Result<Box<dyn Device + Send>, String> {
+        Ok(Box::new(IdleDevice(self.0.make(spec, script)?)))
+    }
+}
+
+impl Device for IdleDevice {
+    fn spec(&self) -> &DeviceSpec {
+        self.0.spec()
+    }
+
+    fn submit(&mut self, now: Time, command: Command) -> Result<(), DeviceError> {
+        self.0.submit(now, command)
+    }
+
+    fn poll(&mut self, now: Time) -> Option<Completion> {
+        self.0.poll(now)
+    }
+
+    fn set_waker(&mut self, waker: Arc<dyn Fn() + Send + Sync>) {
+        self.0.set_waker(waker);
+    }
+
+    fn help(&self) -> Option<Arc<dyn Help>> {
+        Some(Arc::new(NoHelp))
+    }
+}
+
+impl Help for NoHelp {
+    fn come(&self) {}
+
+    fn help(&self, _: &dyn Fn(&Ticket) -> bool) -> bool {
+        false
+    }
+
+    fn leave(&self) {}
+}
+
+#[test]
+fn a_device_that_is_never_helped_is_found_out() {
+    let idle = Idle(OnThreads { name: "threads".into(), work: Arc::new(|| Ok(())) });
+    let broken = conformance::run(&idle).into_iter().filter_map(|(_, verdict)| verdict.err());
+    assert_eq!(broken.collect::<Vec<_>>(), ["it found nothing to do, and there was something"]);
 }

@@ -63,6 +63,7 @@ pub struct Shared {
     changed: Condvar,
     pub holds: AtomicBool,
     pub is_ready: AtomicBool,
+    pub is_broken: AtomicBool,
     drains: AtomicBool,
     next: AtomicU64,
 }
@@ -187,6 +188,7 @@ impl Fake {
             changed: Condvar::new(),
             holds: AtomicBool::new(false),
             is_ready: AtomicBool::new(true),
+            is_broken: AtomicBool::new(false),
             drains: AtomicBool::new(false),
             next: AtomicU64::new(0),
         });
@@ -223,6 +225,9 @@ fn outputs(tenant: usize, request: &Request) -> Result<Vec<TensorValue>, Failure
             let Data::Strings(words) = &request.inputs[0].data else { panic!("strings") };
             match &*words[0] {
                 b"invalid" => failure(FailureKind::Invalid, "index 7 is out of range"),
+                b"full" => failure(FailureKind::Refused(RefusalReason::Full), "the queue is full by now"),
+                b"late" => failure(FailureKind::Refused(RefusalReason::Late), "it would be late by now"),
+                b"draining" => failure(FailureKind::Refused(RefusalReason::Draining), "nothing is let in any more"),
                 b"failed" => failure(FailureKind::Failed, "a step failed"),
                 b"expired" => failure(FailureKind::Expired, "its deadline has passed"),
                 b"cancelled" => failure(FailureKind::Cancelled, "it was cancelled"),
@@ -238,6 +243,10 @@ fn outputs(tenant: usize, request: &Request) -> Result<Vec<TensorValue>, Failure
 impl Backend for Fake {
     fn tenants(&self) -> &[TenantSpec] {
         &self.tenants
+    }
+
+    fn is_live(&self) -> bool {
+        !self.shared.is_broken.load(Ordering::SeqCst)
     }
 
     fn is_ready(&self) -> bool {

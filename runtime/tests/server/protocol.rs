@@ -29,7 +29,8 @@ fn documents_are_where_the_protocol_has_them() {
     for path in ["/v2", "/v2/"] {
         let found = document(path);
         assert_eq!(found["name"], "tandem");
-        assert!(found["extensions"].as_array().expect("a list").contains(&json!("binary_tensor_data")));
+        let extensions = ["binary_tensor_data", "model_configuration", "statistics", "parameters"];
+        assert_eq!(found["extensions"], json!(extensions), "those that are served, and no others");
     }
     assert_eq!(document("/v2/models"), json!({ "models": ["sum", "echo", "fail"] }));
     for path in ["/v2/models/sum", "/v2/models/sum/versions/1", "/v2/models/s%75m"] {
@@ -93,6 +94,16 @@ fn models_that_are_not_ready_say_so() {
     assert!(response.error().contains("not ready"));
     server.shared.is_ready.store(true, Ordering::SeqCst);
     assert_eq!(client.ask(infer_json(&sums(1.0, 2.0))).status, 200);
+}
+
+#[test]
+fn who_is_broken_for_good_is_not_alive() {
+    let server = Running::usual();
+    let mut client = Client::connect(server.address);
+    assert_eq!(client.ask(get("/v2/health/live")).status, 200);
+    server.shared.is_broken.store(true, Ordering::SeqCst);
+    let response = client.ask(get("/v2/health/live"));
+    assert_eq!((response.status, &response.json()["live"]), (503, &json!(false)));
 }
 
 #[test]
@@ -218,6 +229,9 @@ fn failures_have_the_status_of_their_kind() {
         ("invalid", 400, "index 7 is out of range"),
         ("failed", 500, "a step failed"),
         ("expired", 504, "its deadline has passed"),
+        ("full", 429, "the queue is full by now"),
+        ("late", 429, "it would be late by now"),
+        ("draining", 503, "nothing is let in any more"),
         ("cancelled", 503, "it was cancelled"),
         ("unavailable", 503, "the device is lost"),
         ("wrong", 500, "model \"fail\" gave outputs of types [], which is not what it declares"),
@@ -226,7 +240,7 @@ fn failures_have_the_status_of_their_kind() {
         let input = json!({ "name": "kind", "shape": [1], "datatype": "BYTES", "data": [kind] });
         let response = infer(&mut client, "fail", &json!({ "inputs": [input] }));
         assert_eq!(response.status, status, "{kind}");
-        assert_eq!(response.header("retry-after"), (status == 503).then_some("1"), "{kind}");
+        assert_eq!(response.header("retry-after"), [429, 503].contains(&status).then_some("1"), "{kind}");
         if status != 200 {
             assert_eq!(response.error(), message);
         }

@@ -9,7 +9,7 @@ use tandem_ir::{Bytes, Time};
 
 use super::{Does, Script, Subject};
 use crate::device::accelerator::{Accelerator, Stream};
-use crate::device::cuda::streamed::{Enqueue, Fault, Streamed};
+use crate::device::cuda::streamed::{Enqueue, Fault, Streamed, device_error};
 use crate::device::threaded::{Clock, Execute, Threaded};
 use crate::engine::EngineError;
 
@@ -19,7 +19,7 @@ pub type Work = Arc<dyn Fn() -> Result<(), EngineError> + Send + Sync>;
 /// Holds a stream up until what it returns is dropped.
 pub type Hold = Arc<dyn Fn(Stream) -> Box<dyn Any + Send> + Send + Sync>;
 
-/// Threads around something that blocks.
+/// Threads around something that blocks, one fewer than lanes.
 pub struct OnThreads {
     /// What it is.
     pub name: String,
@@ -33,7 +33,7 @@ impl Subject for OnThreads {
     }
 
     fn make(&self, spec: DeviceSpec, script: &Arc<Script>) -> Result<Box<dyn Device + Send>, String> {
-        let threads = spec.lanes.len();
+        let threads = spec.lanes.len() - 1;
         let acts = Acts { script: script.clone(), work: self.work.clone() };
         let device = Threaded::start(spec, acts, Clock::start(), threads).map_err(|e| e.to_string())?;
         Ok(Box::new(device))
@@ -60,8 +60,7 @@ impl Execute for Acts {
             // Without a message on stderr, which would look like a failure.
             Does::Panic => resume_unwind(Box::new("as told")),
         }
-        let worked = (self.work)();
-        worked.map_err(|e| DeviceError::Failed { device: device(), engine: "script".into(), why: e.to_string() })?;
+        (self.work)().map_err(|error| device_error(&device(), ("a command".into(), error)))?;
         self.script.free(command);
         Ok(())
     }

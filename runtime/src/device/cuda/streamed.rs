@@ -59,7 +59,7 @@ impl<W: Enqueue> Enqueue for Arc<W> {
 }
 
 /// A fault as a device says it.
-fn device_error(device: &str, (what, error): Fault) -> DeviceError {
+pub(crate) fn device_error(device: &str, (what, error): Fault) -> DeviceError {
     let device = device.to_owned();
     match error {
         EngineError::OutOfMemory { needed, .. } => DeviceError::OutOfMemory { device, value: what, needed },

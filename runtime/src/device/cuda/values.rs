@@ -134,7 +134,8 @@ struct Held {
     copies: Vec<Arc<Pinned>>,
     /// One more, that is never handed on.
     spare: Option<Arc<Pinned>>,
-    going: Option<Going>,
+    /// Copies to the host under way, by the device that they are for in the end.
+    going: Vec<(usize, Going)>,
 }
 
 /// A copy to the host under way.
@@ -143,6 +144,19 @@ struct Going {
     place: Place,
     /// Whether the copy may be handed on.
     handed_on: bool,
+}
+
+impl Going {
+    /// What has arrived.
+    fn value(self) -> Value {
+        let Self { to, place, handed_on } = self;
+        let copied = Copied { of: to, bytes: place.bytes() as usize };
+        let bytes: Buffer = match handed_on {
+            true => Buffer::shared(Arc::new(copied)),
+            false => copied.as_ref().to_vec().into(),
+        };
+        Value::Tensor(TensorValue { dtype: place.dtype(), dims: place.dims().to_vec(), data: Data::Bytes(bytes) })
+    }
 }
 
 /// Part of a copy on the host.
@@ -243,33 +257,42 @@ impl Values {
         Ok(())
     }
 
-    /// Begins to bring a value to the host, on the stream of downloads.
+    /// Begins to bring a value to the host, on the stream of downloads; on its way to the device `to`, which tells copies
+    /// of one value apart.
     ///
     /// # Errors
     /// It is not here; memory has run out.
-    pub fn begin_get(&self, tensor: usize) -> Result<(), EngineError> {
+    pub fn begin_get(&self, tensor: usize, to: usize) -> Result<(), EngineError> {
+        let going = self.start_get(tensor)?;
+        self.held(tensor).going.push((to, going));
+        Ok(())
+    }
+
+    fn start_get(&self, tensor: usize) -> Result<Going, EngineError> {
         let mut held = self.held(tensor);
         let place = self.here(&held, tensor)?;
         let (to, handed_on) = self.host_copy(&mut held, place.bytes() as usize)?;
         if place.bytes() > 0 {
-            // SAFETY: both memories are held by `going`; nobody has the host's but this, and the route lets nobody write
+            // SAFETY: both memories are held by what is returned; nobody has the host's but this, and the route lets nobody write
             // to the value while a copy of it is under way.
             unsafe { self.accelerator.download(Stream::Download, &place, &to) }?;
         }
-        held.going = Some(Going { to, place, handed_on });
-        Ok(())
+        Ok(Going { to, place, handed_on })
     }
 
     /// Pinned memory that nobody reads, and whether it may be handed on.
     fn host_copy(&self, held: &mut Held, bytes: usize) -> Result<(Arc<Pinned>, bool), EngineError> {
-        let free = |copy: &mut Arc<Pinned>| copy.bytes() >= bytes && Arc::get_mut(copy).is_some();
-        if let Some(at) = held.copies.iter_mut().position(free) {
+        let is_free = |copy: &mut Arc<Pinned>| copy.bytes() >= bytes && Arc::get_mut(copy).is_some();
+        if let Some(at) = held.copies.iter_mut().position(is_free) {
             return Ok((held.copies[at].clone(), true));
         }
         // Those that are too small are of no use any more.
         held.copies.retain(|copy| copy.bytes() >= bytes);
         let further = held.copies.len() < PINNED_COPIES_MAX;
-        if let Some(spare) = held.spare.as_ref().filter(|spare| !further && spare.bytes() >= bytes) {
+        if let Some(spare) = &mut held.spare
+            && !further
+            && is_free(spare)
+        {
             return Ok((spare.clone(), false));
         }
         let pinned = Arc::new(self.accelerator.clone().pin(bytes)?);
@@ -280,20 +303,26 @@ impl Values {
         Ok((pinned, further))
     }
 
-    /// The value on the host, once the copy that was begun is there.
+    /// The value on the host, once the copy that was begun for this device is there.
     ///
     /// # Errors
     /// No copy was begun.
-    pub fn end_get(&self, tensor: usize) -> Result<Value, EngineError> {
-        let going = self.held(tensor).going.take();
-        let going = going.ok_or_else(|| self.failed(tensor, "is waited for, and no copy of it was begun"))?;
-        let Going { to, place, handed_on } = going;
-        let copied = Copied { of: to, bytes: place.bytes() as usize };
-        let bytes: Buffer = match handed_on {
-            true => Buffer::shared(Arc::new(copied)),
-            false => copied.as_ref().to_vec().into(),
-        };
-        Ok(Value::Tensor(TensorValue { dtype: place.dtype(), dims: place.dims().to_vec(), data: Data::Bytes(bytes) }))
+    pub fn end_get(&self, tensor: usize, to: usize) -> Result<Value, EngineError> {
+        let mut held = self.held(tensor);
+        let begun = held.going.iter().position(|(of, _)| *of == to);
+        let begun = begun.ok_or_else(|| self.failed(tensor, "is waited for, and no copy of it was begun"))?;
+        Ok(held.going.swap_remove(begun).1.value())
+    }
+
+    /// The value on the host.
+    ///
+    /// # Errors
+    /// The value is not here; memory has run out; something on the stream of downloads failed.
+    pub fn get(&self, tensor: usize) -> Result<Value, EngineError> {
+        let going = self.start_get(tensor);
+        // Also where it failed half-way: what is on the stream uses the value's memory.
+        let waited = self.wait(Stream::Download);
+        going.and_then(|going| waited.map(|()| going.value()))
     }
 
     /// Begins to run a segment on values that are here, on its stream. The same session is always given the same
@@ -356,7 +385,8 @@ impl Values {
     /// Forgets a value that nothing uses any more.
     pub fn free(&self, tensor: usize) {
         let mut held = self.held(tensor);
-        (held.here, held.going) = (None, None);
+        held.here = None;
+        held.going.clear();
     }
 
     /// Forgets all values.

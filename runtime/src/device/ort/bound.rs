@@ -287,8 +287,10 @@ impl Runs {
         let bytes = crate::device::accelerator::dense_bytes(dtype, &dims);
         let bytes = bytes.ok_or_else(|| unsupported("strings on a device"))?;
         let address = data.addr() as u64;
-        // SAFETY: the value has as many bytes there as its shape says, as long as it lives; it holds its session.
-        let block = unsafe { Block::new(address, bytes, Box::new((value, self.inner.clone()))) };
+        // SAFETY: the value has as many bytes there as its shape says, as long as it lives; it holds its session, and
+        // the accelerator whose memory that is.
+        let owner = (value, self.inner.clone(), self.memory.clone());
+        let block = unsafe { Block::new(address, bytes, Box::new(owner)) };
         let place = Place::new(Arc::new(block), 0, dtype, dims.into());
         place.ok_or_else(|| failed("a value without a size"))
     }

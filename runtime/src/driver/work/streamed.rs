@@ -50,7 +50,7 @@ impl Work {
             }
             Action::Copy { tensor, from, to } => {
                 let begun = match (spaces[from].resident(), spaces[to].resident()) {
-                    (Some(values), None) => values.begin_get(tensor),
+                    (Some(values), None) => values.begin_get(tensor, to),
                     (_, Some(values)) => spaces[from].get(tensor).and_then(|value| {
                         self.copied.fetch_add(bytes_of(&value), Ordering::Relaxed);
                         values.begin_put(tensor, &value)
@@ -73,7 +73,7 @@ impl Work {
             }
             Action::Copy { tensor, from, to } if spaces[to].resident().is_none() => {
                 if let Some(values) = spaces[from].resident() {
-                    let ended = values.end_get(tensor).and_then(|value| {
+                    let ended = values.end_get(tensor, to).and_then(|value| {
                         self.copied.fetch_add(bytes_of(&value), Ordering::Relaxed);
                         spaces[to].put(tensor, value)
                     });

@@ -7,7 +7,6 @@ use tandem_core::{Command, Ticket};
 use super::Works;
 use crate::device::accelerator::{Accelerator, Stream};
 use crate::device::cuda::streamed::{Enqueue, Fault};
-use crate::engine::EngineError;
 
 impl Works {
     /// The accelerator that computes on the machine's device of this position, for all routes.
@@ -24,10 +23,7 @@ impl Enqueue for Works {
     fn begin(&self, command: &Command) -> Result<(), Fault> {
         let Ticket { route, ring, step, .. } = command.ticket;
         let (of, ring) = (&self.routes[route as usize], ring as usize);
-        of.gather(ring).map_err(|error| {
-            let source = EngineError::Failed { engine: "driver".into(), why: error.to_string() };
-            ("the batch's inputs".to_owned(), source)
-        })?;
+        of.gather(ring)?;
         of.work.begin(ring, step as usize)
     }
 

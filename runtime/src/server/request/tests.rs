@@ -80,8 +80,8 @@ fn good_binary() -> (Vec<u8>, u64) {
 #[test]
 fn inputs_come_in_the_tenants_order_with_their_rows() {
     let decoded = read_json(&good()).expect("a good request");
-    let Request { inputs, rows, timeout, priority } = decoded.request;
-    assert_eq!((rows, timeout, priority), (2, None, 0));
+    let Request { inputs, rows, timeout } = decoded.request;
+    assert_eq!((rows, timeout), (2, None));
     assert_eq!(inputs[0], TensorValue::new(DType::F32, vec![2, 2], singles(&[0.5, 1.5, 2.5, 3.5])));
     let state: Vec<u8> = (1..=12i64).flat_map(i64::to_le_bytes).collect();
     assert_eq!(inputs[1], TensorValue::new(DType::I64, vec![3, 4], state));
@@ -134,7 +134,6 @@ fn members_come_in_any_order_and_unknown_ones_are_passed_over() {
         "outputs":[{"name":"z","parameters":{"binary_data":true}},{"name":"y"}]}"#;
     let decoded = read(text.as_bytes(), None).expect("a good request");
     assert_eq!(decoded.request.timeout, Some(Duration::from_micros(1500)));
-    assert_eq!(decoded.request.priority, 2);
     assert_eq!(decoded.wanted, Wanted { id: None, outputs: vec![(1, true), (0, false)] });
     let none = changed(|r| r["parameters"] = json!({ "timeout": 0 }));
     assert_eq!(read_json(&none).expect("a good request").request.timeout, None);

@@ -4,6 +4,7 @@ use tandem_ir::{Bytes, DType, Nanos};
 use super::*;
 use crate::device::cuda::testing::HostAccelerator;
 
+const HOST: usize = 0;
 const X: usize = 0;
 const Y: usize = 1;
 /// Its shape is known only after the run.
@@ -71,9 +72,9 @@ fn tensor(dims: &[u64], first: f32) -> Value {
 fn round(values: &Values, tensor: usize, value: &Value) -> Value {
     values.begin_put(tensor, value).expect("it is put");
     values.wait(Stream::Upload).expect("it arrives");
-    values.begin_get(tensor).expect("it is there");
+    values.begin_get(tensor, HOST).expect("it is there");
     values.wait(Stream::Download).expect("it arrives");
-    values.end_get(tensor).expect("it is back")
+    values.end_get(tensor, HOST).expect("it is back")
 }
 
 #[test]
@@ -140,9 +141,7 @@ struct CountZeros {
 
 impl Bound for CountZeros {
     fn enqueue(&mut self) -> Result<Vec<(usize, Place)>, EngineError> {
-        self.of.begin_get(0)?;
-        self.of.wait(Stream::Download)?;
-        let Value::Tensor(read) = self.of.end_get(0)? else { panic!("a tensor") };
+        let Value::Tensor(read) = self.of.get(0)? else { panic!("a tensor") };
         let zeros = read.bytes().chunks(4).filter(|c| **c == [0; 4]).count() as u64;
         match &self.to {
             Some(place) if **place.dims() == [zeros] => Ok(vec![]),
@@ -197,18 +196,41 @@ fn what_was_handed_out_stays_as_it_was() {
 }
 
 #[test]
+fn copies_of_one_value_for_several_devices_leave_each_other_alone() {
+    let accelerator = HostAccelerator::new(0, 1);
+    let values = values(&accelerator);
+    // While all that may be handed on is held, too.
+    let kept: Vec<Value> = (0..=PINNED_COPIES_MAX).map(|i| round(&values, Y, &tensor(&[3], i as f32))).collect();
+    let y = tensor(&[3], 50.0);
+    values.begin_put(Y, &y).expect("it is put");
+    values.wait(Stream::Upload).expect("it arrives");
+    let held_up = accelerator.hold(Stream::Download);
+    [HOST, 2, 3].map(|to| values.begin_get(Y, to).expect("it is there"));
+    let going: Vec<usize> = values.held(Y).going.iter().map(|(_, going)| going.to.address().as_ptr().addr()).collect();
+    assert!(going[0] != going[1] && going[1] != going[2] && going[2] != going[0], "each is written elsewhere");
+    drop(held_up);
+    // And one beside them that is waited for at once.
+    assert_eq!(values.get(Y).expect("it is back"), y);
+    for to in [3, HOST, 2] {
+        assert_eq!(values.end_get(Y, to).expect("it is back"), y);
+        assert!(values.end_get(Y, to).is_err(), "it is handed over once");
+    }
+    assert_eq!(kept[0], tensor(&[3], 0.0));
+}
+
+#[test]
 fn what_does_not_fit_is_refused_by_name() {
     let values = values(&HostAccelerator::new(0, 1));
     let said = |value: &Value| values.begin_put(X, value).expect_err("it does not fit").to_string();
     let nothing = said(&Value::Optional(None));
     assert!(nothing.contains("\"x\" on device gpu0 is no dense tensor"), "{nothing}");
-    let absent = values.begin_get(Y).expect_err("nothing made it").to_string();
+    let absent = values.begin_get(Y, HOST).expect_err("nothing made it").to_string();
     assert!(absent.contains("\"y\" on device gpu0") && absent.contains("nothing has brought it"), "{absent}");
-    assert!(values.end_get(Y).is_err(), "no copy was begun");
+    assert!(values.end_get(Y, HOST).is_err(), "no copy was begun");
     values.begin_put(X, &tensor(&[2, 5], 0.0)).expect("it fits");
     values.wait(Stream::Upload).expect("it arrives");
     values.free(X);
-    assert!(values.begin_get(X).is_err(), "it is freed");
+    assert!(values.begin_get(X, HOST).is_err(), "it is freed");
 }
 
 #[test]
