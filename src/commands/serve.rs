@@ -152,7 +152,10 @@ mod tests {
         let failure = |tell: Option<Result<(), ServingError>>| {
             let (sender, loaded) = oneshot::channel();
             // A sender that is dropped is one whose thread panicked.
-            tell.map_or_else(|| drop(sender), |done| sender.send(done).expect("it is waited for"));
+            match tell {
+                Some(done) => sender.send(done).expect("it is waited for"),
+                None => drop(sender),
+            }
             let tokio = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
             tokio.block_on(failure_of(loaded)).map(|error| error.to_string())
         };

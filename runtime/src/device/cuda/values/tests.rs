@@ -205,7 +205,7 @@ fn copies_of_one_value_for_several_devices_leave_each_other_alone() {
     values.begin_put(Y, &y).expect("it is put");
     values.wait(Stream::Upload).expect("it arrives");
     let held_up = accelerator.hold(Stream::Download);
-    [HOST, 2, 3].map(|to| values.begin_get(Y, to).expect("it is there"));
+    [HOST, 2, 3].iter().for_each(|to| values.begin_get(Y, *to).expect("it is there"));
     let going: Vec<usize> = values.held(Y).going.iter().map(|(_, going)| going.to.address().as_ptr().addr()).collect();
     assert!(going[0] != going[1] && going[1] != going[2] && going[2] != going[0], "each is written elsewhere");
     drop(held_up);
