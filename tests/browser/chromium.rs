@@ -70,26 +70,27 @@ impl Chromium {
     /// One command of the protocol; what fails ends the test.
     #[track_caller]
     fn ask(&self, method: &str, path: &str, body: &Value) -> Value {
+        self.asked(method, path, body).unwrap_or_else(|why| panic!("{method} {path}: {why}"))
+    }
+
+    fn asked(&self, method: &str, path: &str, body: &Value) -> Result<Value, Box<dyn std::error::Error>> {
         let body = body.to_string();
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("ChromeDriver listens");
-        stream.set_read_timeout(Some(REPLY_MAX)).expect("a bound");
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+        stream.set_read_timeout(Some(REPLY_MAX))?;
         let head = format!("{method} /{path} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nConnection: close\r\n", self.port);
-        let request = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
-        stream.write_all(request.as_bytes()).expect("a request is sent");
-        let mut reply = BufReader::new(stream);
-        let mut line = || {
-            let mut line = String::new();
-            reply.read_line(&mut line).unwrap_or_else(|e| panic!("{method} {path}: no reply: {e}"));
-            line.trim_end().to_ascii_lowercase()
-        };
-        let status = line();
-        let head: Vec<String> = std::iter::from_fn(|| Some(line()).filter(|l| !l.is_empty())).collect();
-        let length = head.iter().find_map(|l| l.strip_prefix("content-length:")?.trim().parse().ok());
-        let mut body = vec![0; length.expect("a reply says its length")];
-        reply.read_exact(&mut body).expect("a whole reply");
-        let mut answer: Value = serde_json::from_slice(&body).expect("a reply in JSON");
-        assert!(status.contains(" 200 "), "{method} {path}: {status} {answer:#}");
-        answer["value"].take()
+        stream.write_all(format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()).as_bytes())?;
+        let mut lines = BufReader::new(stream);
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") && lines.read_line(&mut head)? > 0 {}
+        let head = head.to_ascii_lowercase();
+        let length = head.lines().find_map(|l| l.strip_prefix("content-length:")?.trim().parse().ok());
+        let mut body = vec![0; length.ok_or("a reply without a length")?];
+        lines.read_exact(&mut body)?;
+        let mut answer: Value = serde_json::from_slice(&body)?;
+        match head.starts_with("http/1.1 200") {
+            true => Ok(answer["value"].take()),
+            false => Err(format!("{answer:#}").into()),
+        }
     }
 
     #[track_caller]
@@ -164,9 +165,8 @@ impl Chromium {
 
 impl Drop for Chromium {
     fn drop(&mut self) {
-        if !std::thread::panicking() {
-            self.ask("DELETE", &self.session, &json!({}));
-        }
+        // The driver ends its browser when it is asked to, and not when it is killed.
+        let _ = self.asked("DELETE", &self.session, &json!({}));
         let _ = self.driver.kill();
         let _ = self.driver.wait();
     }
