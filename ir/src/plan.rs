@@ -443,6 +443,26 @@ pub struct PlannedGraph {
     pub fingerprint: Fingerprint,
 }
 
+/// What several tenants carry together. Rates are multiples, in parts per million, of what tenants are planned for (of one
+/// rate for all where none states one), batches coming as regularly as can be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Together {
+    /// What the routes carry at their shares.
+    pub carried_ppm: u64,
+    /// What no plan of these tenants on this machine exceeds, where a search has proven it.
+    pub bound_ppm: Option<u64>,
+    /// How much of the time each lane is busy then, in parts per million.
+    pub busy_ppm: Vec<(String, u64)>,
+}
+
+impl Together {
+    /// Distance of what is carried from the bound, in parts per million of what is carried.
+    pub fn gap_ppm(&self) -> Option<u64> {
+        let over = u128::from(self.bound_ppm?.saturating_sub(self.carried_ppm)) * 1_000_000;
+        Some(u64::try_from(over / u128::from(self.carried_ppm.max(1))).unwrap_or(u64::MAX))
+    }
+}
+
 /// The part of a plan that follows from the authored one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Derived {
@@ -460,6 +480,8 @@ pub struct Derived {
     pub routes: Vec<Route>,
     /// What the search did.
     pub reports: Vec<MethodReport>,
+    /// What all tenants carry together; of several tenants only.
+    pub together: Option<Together>,
 }
 
 /// The document.

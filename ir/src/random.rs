@@ -332,6 +332,11 @@ pub fn plan(r: &mut Random) -> Plan {
             machine: machine(r),
             tandem: r.name(),
             routes: r.list(3, route),
+            together: r.maybe(|r| Together {
+                carried_ppm: r.number(),
+                bound_ppm: r.maybe(|r| r.number()),
+                busy_ppm: r.list(3, |r| (r.name(), r.number())),
+            }),
             reports: r.list(3, |r| MethodReport {
                 route: r.name(),
                 tried: r.list(3, |r| (r.name(), r.nanos(), r.number())),

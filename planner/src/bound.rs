@@ -63,7 +63,7 @@ fn priced(problem: &Problem, instances: &[u64], show: &mut dyn FnMut(&[u8])) -> 
 }
 
 /// The least priced sum any placement can have, and a placement that shows where the load is.
-fn priced_floor(problem: &Problem, objective: &Objective, cut: &mut MinCut) -> Option<(u128, Vec<u8>)> {
+pub(crate) fn priced_floor(problem: &Problem, objective: &Objective, cut: &mut MinCut) -> Option<(u128, Vec<u8>)> {
     if problem.devices.len() == 2 {
         return cut.two(problem, objective, 1).map(|(devices, cost)| (cost, devices));
     }

@@ -1,6 +1,7 @@
 //! What keeps a plan from being made.
 
 use tandem_ir::check::Finding;
+use tandem_ir::format::scalar::Rate;
 use tandem_ir::units::{Bytes, Nanos};
 
 use crate::problem::ProblemError;
@@ -33,6 +34,32 @@ impl std::fmt::Display for Infeasible {
             write!(f, "; memory lacks {over}")?;
         }
         self.evidence.iter().try_for_each(|line| write!(f, "\n  {line}"))
+    }
+}
+
+/// Rates that the tenants ask for and that are not carried together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Overloaded {
+    /// By tenant: thousandths of requests a second in the same proportions that are carried.
+    pub nearest: Vec<(String, u64)>,
+    /// Lanes that are busy all the time then.
+    pub binds: Vec<String>,
+    /// What is proven that nothing exceeds, in parts per million of what was asked for.
+    pub bound_ppm: Option<u64>,
+}
+
+impl std::fmt::Display for Overloaded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the rates are not carried together; the nearest that are: ")?;
+        let rate = |(name, millirate): &(String, u64)| format!("{name} {}", Rate(*millirate));
+        f.write_str(&self.nearest.iter().map(rate).collect::<Vec<_>>().join(", "))?;
+        write!(f, "\n  what binds: {}", self.binds.join(", "))?;
+        match self.bound_ppm {
+            Some(ppm) if ppm < 1_000_000 => {
+                write!(f, "\n  proven: nothing carries more than {:.1} % of what was asked for", ppm as f64 / 1e4)
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -88,13 +115,28 @@ pub enum PlanError {
     Problem(ProblemError),
     #[error("the machine has no devices")]
     NoDevices,
+    #[error("{0}")]
+    Overloaded(Box<Overloaded>),
+    #[error("each tenant has a route that would do alone, but they do not fit on the machine together")]
+    Crowded,
+    #[error(transparent)]
+    Master(#[from] crate::master::MasterError),
 }
 
 impl PlanError {
+    /// Whether an interference factor is what lacks.
+    pub(crate) fn is_no_interference(&self) -> bool {
+        match self {
+            PlanError::NoInterference { .. } => true,
+            PlanError::Tenant { error, .. } => error.is_no_interference(),
+            _ => false,
+        }
+    }
+
     /// Whether this is an answer, that nothing will do, rather than a fault of what was asked.
     pub fn is_infeasible(&self) -> bool {
         match self {
-            PlanError::Infeasible(_) => true,
+            PlanError::Infeasible(_) | PlanError::Overloaded(_) | PlanError::Crowded => true,
             PlanError::Tenant { error, .. } => error.is_infeasible(),
             _ => false,
         }

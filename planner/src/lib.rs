@@ -15,6 +15,7 @@ pub mod emit;
 pub mod enumerate;
 pub mod error;
 pub mod explain;
+pub mod joint;
 pub mod master;
 pub mod maxflow;
 pub mod mincut;

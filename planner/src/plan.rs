@@ -26,6 +26,7 @@ use crate::bound;
 use crate::build::{LaneConfig, Workbench};
 use crate::emit::{self, RouteHead};
 use crate::error::PlanError;
+use crate::joint::{self, Joint};
 use crate::problem::{HOST, Problem};
 use crate::search::Method;
 use crate::segments::Segments;
@@ -154,9 +155,12 @@ pub struct RebuildInput<'a> {
     /// Reports to keep (those of the plan that is rebuilt unchanged, or of the search just made); empty: new ones that say
     /// only what was derived.
     pub reports: &'a [MethodReport],
+    /// What was proven that no plan of these tenants exceeds (see [`tandem_ir::plan::Together`]).
+    pub bound_ppm: Option<u64>,
 }
 
-/// Plans tenants, each alone on the cores its input says: the accelerators are each one's as though it were alone on them.
+/// Plans tenants: for throughput all together ([`crate::joint`]), where no cores were given to one alone; else each on the
+/// cores its input says, the accelerators being each one's as though it were alone on them.
 ///
 /// # Errors
 /// See [`PlanError`]; [`PlanError::Infeasible`] with evidence where no route of a tenant meets its SLO or fits. With several
@@ -165,9 +169,15 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
     if input.machine.devices.is_empty() {
         return Err(PlanError::NoDevices);
     }
-    let searched = input.tenants.iter().map(|t| survey::search_tenant(input, t).map_err(|e| input.blame(t, e)));
+    let (searched, bound_ppm) = if joint::applies(input) {
+        let Joint { tenants, bound_ppm } = joint::search(input)?;
+        (tenants, Some(bound_ppm))
+    } else {
+        let searched = input.tenants.iter().map(|t| survey::search_tenant(input, t).map_err(|e| input.blame(t, e)));
+        (searched.collect::<Result<Vec<_>, _>>()?, None)
+    };
     let (mut applications, mut reports, mut makespans) = (vec![], vec![], vec![]);
-    for Searched { application, routes } in searched.collect::<Result<Vec<_>, _>>()? {
+    for Searched { application, routes } in searched {
         applications.push(application);
         for (report, makespan) in routes {
             reports.push(report);
@@ -190,11 +200,13 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
             profile_fingerprint: input.profile_fingerprint,
             tandem: &input.tandem,
             reports: &reports,
+            bound_ppm,
         },
     )?;
     for (route, makespan) in derived.routes.iter().zip(makespans) {
         assert_eq!(route.prediction.makespan, makespan, "what was searched is what was written");
     }
+    joint::check_rates(&authored, &derived)?;
     Ok(Plan { authored, derived })
 }
 
@@ -253,7 +265,9 @@ pub fn rebuild(authored: &Authored, input: &RebuildInput<'_>) -> Result<Derived,
     if !input.reports.is_empty() {
         reports = input.reports.to_vec();
     }
+    let together = joint::together(authored, &routes, input.machine, input.bound_ppm);
     Ok(Derived {
+        together,
         authored: authored_digest(authored),
         graphs,
         profile: input.profile_fingerprint,

@@ -188,30 +188,11 @@ impl Survey<'_> {
 
     fn application(&self, kept: &[&Point], chosen: u64) -> Application {
         let tenant = self.tenant;
-        let routes = kept.iter().map(|p| AuthoredRoute {
-            batch: p.batch,
-            lanes: p.config.lanes,
-            threads: p.config.threads,
-            share_permille: if p.batch == chosen { 1000 } else { 0 },
-            parts: parts(tenant.graph, &p.problem, &p.found.best.segments),
+        let routes = kept.iter().map(|p| {
+            let share = if p.batch == chosen { 1000 } else { 0 };
+            authored_route(tenant.graph, &p.problem, &p.found.best.segments, p.config, share)
         });
-        let planned = Tenant {
-            name: tenant.name.clone(),
-            model: tenant.model.clone(),
-            shapes: tenant.shapes.clone(),
-            millirate: tenant.millirate,
-            batching: tenant.batching.clone(),
-            batches: self.batches.clone(),
-            pins: tenant.pins.clone(),
-            routes: routes.collect(),
-        };
-        Application {
-            name: tenant.application.clone(),
-            slo: tenant.slo,
-            percentile_permille: tenant.percentile_permille,
-            tenants: vec![planned],
-            edges: vec![],
-        }
+        application_of(tenant, &self.batches, routes.collect())
     }
 
     fn report(&self, point: &Point, notes: &[String]) -> MethodReport {
@@ -255,6 +236,39 @@ impl Survey<'_> {
             best_batch: best.map(|b| b.1),
             bytes_over: over.filter(|_| best.is_none()).map(Bytes),
         })
+    }
+}
+
+/// A route as people write it, at a share of its tenant's batches.
+pub(crate) fn authored_route(
+    graph: &Graph,
+    problem: &Problem,
+    segments: &Segments,
+    config: LaneConfig,
+    share_permille: u64,
+) -> AuthoredRoute {
+    let LaneConfig { lanes, threads } = config;
+    AuthoredRoute { batch: problem.batch, lanes, threads, share_permille, parts: parts(graph, problem, segments) }
+}
+
+/// The application of one tenant alone.
+pub(crate) fn application_of(tenant: &TenantInput<'_>, batches: &[u64], routes: Vec<AuthoredRoute>) -> Application {
+    let planned = Tenant {
+        name: tenant.name.clone(),
+        model: tenant.model.clone(),
+        shapes: tenant.shapes.clone(),
+        millirate: tenant.millirate,
+        batching: tenant.batching.clone(),
+        batches: batches.to_vec(),
+        pins: tenant.pins.clone(),
+        routes,
+    };
+    Application {
+        name: tenant.application.clone(),
+        slo: tenant.slo,
+        percentile_permille: tenant.percentile_permille,
+        tenants: vec![planned],
+        edges: vec![],
     }
 }
 

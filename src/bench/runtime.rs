@@ -86,6 +86,7 @@ fn route(name: &str, model: &Model, machine: &Machine, segments: usize) -> Resul
             profile_fingerprint: Fingerprint::of(b""),
             tandem: commands::plan::VERSION,
             reports: &[],
+            bound_ppm: None,
         };
         plan.derived = tandem_planner::plan::rebuild(&plan.authored, &rebuild)?;
     }

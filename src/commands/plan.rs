@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use tandem_ir::plan::{Authored, MethodReport, Objective, Serving};
+use tandem_ir::plan::{Authored, Derived, Objective, Serving};
 use tandem_ir::{Graph, Machine, Nanos, Plan, Profile, check, format};
 use tandem_onnx::import::Model;
 use tandem_planner::plan::{PlanInput, RebuildInput, TenantInput};
 use tandem_planner::search::Method;
-use tandem_planner::{PlanError, shares};
+use tandem_planner::{PlanError, joint, shares};
 
 use crate::binding::{self, Wanted};
 use crate::cli::PlanArgs;
@@ -100,7 +100,7 @@ fn fresh(context: &Context, args: &PlanArgs, wish: &Asked) -> Result<Made> {
     }
     let objective = wish.objective.unwrap_or_default();
     let mut input = input(&machine, &gathered, objective, wish.search.unwrap_or_default(), serving, tenants);
-    if input.tenants.len() > 1 {
+    if input.tenants.len() > 1 && !joint::applies(&input) {
         let cores = answered(shares::by_work(&input))?;
         input.tenants.iter_mut().zip(cores).for_each(|(tenant, cores)| tenant.cores = Some(cores));
     }
@@ -196,8 +196,8 @@ fn again(context: &Context, args: &PlanArgs, from: &Path, wish: &Asked) -> Resul
     match wish.search.unwrap_or_default() {
         Method::None => {
             // What the search once did is told again, where the derived part still reads.
-            let reports = format::plan::from_yaml(&text, &file).map(|p| p.derived.reports).unwrap_or_default();
-            rebuilt(authored, &machine, &gathered, &reports, models)
+            let known = format::plan::from_yaml(&text, &file).ok().map(|p| p.derived);
+            rebuilt(authored, &machine, &gathered, known.as_ref(), models)
         }
         search => search_again(&authored, &machine, &gathered, search, models),
     }
@@ -207,7 +207,7 @@ fn rebuilt(
     authored: Authored,
     machine: &Machine,
     gathered: &Gathered,
-    reports: &[MethodReport],
+    known: Option<&Derived>,
     models: Vec<(String, Model)>,
 ) -> Result<Made> {
     let every: Vec<&Graph> = models.iter().map(|(_, m)| &m.graph).collect();
@@ -217,7 +217,8 @@ fn rebuilt(
         profile: gathered.profile.as_ref(),
         profile_fingerprint: gathered.fingerprint,
         tandem: VERSION,
-        reports,
+        reports: known.map_or(&[], |d| &d.reports),
+        bound_ppm: known.and_then(|d| d.together.as_ref()?.bound_ppm),
     };
     let derived = answered(tandem_planner::plan::rebuild(&authored, &input))?;
     Ok((Plan { authored, derived }, graphs(models)))

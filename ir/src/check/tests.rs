@@ -238,6 +238,7 @@ fn sound(seed: u64) -> (Graph, Plan) {
         tandem: "0".into(),
         routes: vec![route],
         reports: vec![],
+        together: None,
     };
     (graph, Plan { authored, derived })
 }

@@ -10,6 +10,7 @@ use super::plan::{refer, resolve};
 use super::scalar::{Digest, Element, Ref, Yes};
 use crate::plan::{
     Action, Derived, DeviceWork, MemoryUse, MethodReport, PlannedGraph, Prediction, Route, RouteTensor, Segment, Step,
+    Together,
 };
 use crate::units::{Bytes, Flops, Nanos};
 
@@ -22,7 +23,25 @@ pub(super) struct DerivedTwin {
     graphs: Vec<GraphTwin>,
     machine: MachineTwin,
     reports: Vec<ReportTwin>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    together: Option<TogetherTwin>,
     routes: Vec<RouteTwin>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
+struct TogetherTwin {
+    carried_ppm: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    bound_ppm: Option<u64>,
+    busy_ppm: Vec<BusyTwin>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
+struct BusyTwin {
+    lane: String,
+    ppm: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -211,6 +230,11 @@ impl From<&Derived> for DerivedTwin {
             graphs: d.graphs.iter().map(graph).collect(),
             machine: MachineTwin::from(&d.machine),
             reports: d.reports.iter().map(ReportTwin::from).collect(),
+            together: d.together.as_ref().map(|t| TogetherTwin {
+                carried_ppm: t.carried_ppm,
+                bound_ppm: t.bound_ppm,
+                busy_ppm: t.busy_ppm.iter().map(|(lane, ppm)| BusyTwin { lane: lane.clone(), ppm: *ppm }).collect(),
+            }),
             routes: d.routes.iter().map(|r| route_twin(r, &devices)).collect(),
         }
     }
@@ -338,6 +362,11 @@ impl DerivedTwin {
             tandem: self.tandem,
             routes,
             reports: self.reports.into_iter().map(ReportTwin::report).collect(),
+            together: self.together.map(|t| Together {
+                carried_ppm: t.carried_ppm,
+                bound_ppm: t.bound_ppm,
+                busy_ppm: t.busy_ppm.into_iter().map(|b| (b.lane, b.ppm)).collect(),
+            }),
             machine,
         })
     }

@@ -242,6 +242,7 @@ fn a_boundary_inside_a_fusion_shares_its_cost() {
         profile_fingerprint: input.profile_fingerprint,
         tandem: "0.0.0",
         reports: &[],
+        bound_ppm: None,
     };
     plan.derived = plan::rebuild(&plan.authored, &rebuild).expect("every operator runs everywhere");
     let findings = tandem_ir::check::check_plan(&plan, "p.yaml");

@@ -68,6 +68,7 @@ fn several_tenants_are_one_sound_plan_within_their_cores() {
             profile_fingerprint: input.profile_fingerprint,
             tandem: "0.0.0",
             reports: &plan.derived.reports,
+            bound_ppm: plan.derived.together.as_ref().and_then(|t| t.bound_ppm),
         };
         assert_eq!(plan::rebuild(&plan.authored, &rebuild).as_ref(), Ok(&plan.derived), "seed {seed}");
         let text = tandem_ir::format::plan::to_yaml(&plan);
@@ -136,4 +137,51 @@ fn errors_say_whose_they_are() {
     let nowhere = PlanInput::new(&bare, vec![]);
     assert_eq!(plan::plan(&nowhere).expect_err("no devices"), PlanError::NoDevices);
     assert_eq!(shares::by_work(&nowhere).expect_err("no devices"), PlanError::NoDevices);
+}
+
+/// All tenants at once: the plan is sound, stays within the bound, and carries no less than the best single processors do.
+#[test]
+fn tenants_are_planned_together() {
+    for seed in 0..10 {
+        let graphs: Vec<Graph> = (0..2 + seed % 3).map(|i| graph(seed * 8 + i, 4 + 5 * i as usize)).collect();
+        let machine = testing::machine(8, seed % 3 != 0);
+        let tenant = |(i, graph)| TenantInput { batches: vec![1, 2, 4], ..TenantInput::new(&format!("t{i}"), graph) };
+        let tenants: Vec<TenantInput<'_>> = graphs.iter().enumerate().map(tenant).collect();
+        let input = PlanInput { tandem: "0.0.0".into(), ..PlanInput::new(&machine, tenants) };
+        let plan = plan::plan(&input).expect("feasible");
+        let named: Vec<(&str, &Graph)> = input.tenants.iter().map(|t| (t.name.as_str(), t.graph)).collect();
+        let mut findings = check_plan(&plan, "p.yaml");
+        findings.extend(check_plan_against(&plan, &named));
+        assert!(!has_errors(&findings), "seed {seed}: {findings:#?}");
+        for tenant in plan.authored.tenants() {
+            assert_eq!(tenant.routes.iter().map(|r| r.share_permille).sum::<u64>(), 1000, "seed {seed}");
+        }
+        let together = plan.derived.together.clone().expect("there are several");
+        let bound = together.bound_ppm.expect("it was searched");
+        assert!(together.carried_ppm <= bound, "seed {seed}: {together:?}");
+        println!("seed {seed}: gap {} ppm", together.gap_ppm().expect("there is a bound"));
+        let refs: Vec<&Graph> = graphs.iter().collect();
+        let rebuild = RebuildInput {
+            graphs: &refs,
+            machine: &machine,
+            profile: None,
+            profile_fingerprint: input.profile_fingerprint,
+            tandem: "0.0.0",
+            reports: &plan.derived.reports,
+            bound_ppm: together.bound_ppm,
+        };
+        assert_eq!(plan::rebuild(&plan.authored, &rebuild).as_ref(), Ok(&plan.derived), "seed {seed}");
+        let text = tandem_ir::format::plan::to_yaml(&plan);
+        assert_eq!(tandem_ir::format::plan::from_yaml(&text, "p").as_ref(), Ok(&plan), "seed {seed}");
+        // Twice what is carried is refused, with the half of it as the nearest; a little less is not.
+        for (part, is_fine) in [(1900, false), (450, true)] {
+            let mut asked = input.clone();
+            let rate = u64::try_from(u128::from(together.carried_ppm) * part / 1_000_000).expect("small").max(1);
+            asked.tenants.iter_mut().for_each(|t| t.millirate = Some(rate));
+            match plan::plan(&asked) {
+                Err(PlanError::Overloaded(over)) => assert!(!is_fine && !over.binds.is_empty(), "seed {seed}: {over}"),
+                planned => assert!(is_fine && planned.is_ok(), "seed {seed}"),
+            }
+        }
+    }
 }

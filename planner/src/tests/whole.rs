@@ -32,6 +32,7 @@ fn rebuilt(plan: &Plan, input: &PlanInput<'_>) -> Result<tandem_ir::plan::Derive
         profile_fingerprint: input.profile_fingerprint,
         tandem: &input.tandem,
         reports: &plan.derived.reports,
+        bound_ppm: plan.derived.together.as_ref().and_then(|t| t.bound_ppm),
     };
     plan::rebuild(&plan.authored, &input)
 }

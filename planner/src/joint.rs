@@ -1,0 +1,489 @@
+//! Several tenants on one machine: routes of all of them, generated at prices, and the few that carry the most together.
+//!
+//! The host's lanes are one choice for all tenants: so many lanes of so many threads. For each such configuration routes
+//! are generated: single devices first, then, round by round, the placements that are cheapest at the prices of the master
+//! program ([`crate::master`]), until none would help. Those that meet their tenant's latency bound are columns. The best
+//! configuration is the one whose chosen routes carry the most.
+//!
+//! The bound is the largest of all configurations': at a configuration's prices no placement of a tenant costs less than
+//! its minimum cut without launches, interference and lost fusion, so nothing carries more than prices allow. Latency and
+//! memory are left out of it.
+
+use std::collections::BTreeSet;
+
+use rayon::prelude::*;
+
+use tandem_ir::Machine;
+use tandem_ir::plan::{Authored, Derived, MethodReport, Objective, Route, Tenant, Together};
+use tandem_ir::units::{Bytes, Nanos};
+
+use crate::bound;
+use crate::build::{LaneConfig, Workbench};
+use crate::emit::{self, RouteHead};
+use crate::error::{Overloaded, PlanError};
+use crate::master::{self, Chosen, Column, Fluid, Master};
+use crate::mincut::{MinCut, Objective as Prices};
+use crate::plan::{PlanInput, TenantInput, derived_report, route_name};
+use crate::problem::{HOST, Problem};
+use crate::search::{self, Candidate, Goal, Method};
+use crate::segments::Segments;
+use crate::survey::{self, Searched};
+use crate::timeline;
+
+/// Rounds of prices; the programs at hand settle in a few.
+const ROUNDS_MAX: usize = 24;
+
+/// Routes that a tenant's batches may be parted between.
+const ROUTES_MAX: usize = 3;
+
+/// A route helps if its priced time an item is below its tenant's value by this part of it.
+const HELPS: f64 = 1e-4;
+
+/// Prices of latency to try where the cheapest placement is late, as parts of the largest price.
+const LATENCY_PRICES: [f64; 4] = [0.1, 0.5, 2.0, 10.0];
+
+/// What was found for all tenants.
+pub(crate) struct Joint {
+    pub(crate) tenants: Vec<Searched>,
+    /// See [`Together::bound_ppm`].
+    pub(crate) bound_ppm: u64,
+}
+
+/// Whether several tenants are to be planned together: nothing of the host was given to one of them alone.
+pub fn applies(input: &PlanInput<'_>) -> bool {
+    let wished = input.objective == Objective::Throughput && input.search == Method::Auto;
+    wished && input.tenants.len() > 1 && input.tenants.iter().all(|t| t.cores.is_none() && t.lanes.is_none())
+}
+
+/// Thousandths of requests a second that tenants are planned for: who names no rate wants what the others want on average.
+fn millirates(named: impl Iterator<Item = Option<u64>> + Clone) -> Vec<u64> {
+    let (sum, count) = named.clone().flatten().fold((0u128, 0u128), |(sum, n), rate| (sum + u128::from(rate), n + 1));
+    let usual = sum.checked_div(count).map_or(1000, |mean| mean as u64);
+    named.map(|rate| rate.unwrap_or(usual).max(1)).collect()
+}
+
+/// What routes carry together; `None` of one tenant.
+pub(crate) fn together(
+    authored: &Authored,
+    routes: &[Route],
+    machine: &Machine,
+    bound_ppm: Option<u64>,
+) -> Option<Together> {
+    let tenants: Vec<&Tenant> = authored.tenants().collect();
+    if tenants.len() < 2 {
+        return None;
+    }
+    let devices = machine.devices.iter().map(|d| d.name.clone());
+    let mut lanes: Vec<String> = devices.chain(machine.links.iter().map(|l| l.lane())).collect();
+    let mut met = BTreeSet::new();
+    lanes.retain(|lane| met.insert(lane.clone()));
+    // Lanes of one size are counted by lanes; of several, by the cores they take.
+    let config = |r: &Route| (r.lanes, r.threads);
+    let is_one = routes.windows(2).all(|w| config(&w[0]) == config(&w[1]));
+    let (host, each) = match routes.first().filter(|_| is_one) {
+        Some(route) => (route.lanes, false),
+        None => (machine.devices[HOST].cores, true),
+    };
+    let column = |route: &Route| {
+        let busy = |lane: &String| {
+            let of = route.lane_names.iter().position(|l| l == lane).map_or(Nanos::ZERO, |l| route.prediction.busy[l]);
+            if each && *lane == machine.devices[HOST].name { of * u64::from(route.threads) } else { of }
+        };
+        let tenant = tenants.iter().position(|t| t.name == route.tenant).unwrap_or(0);
+        Column { tenant, batch: route.batch, busy: lanes.iter().map(busy).collect(), memory: vec![] }
+    };
+    let columns: Vec<Column> = routes.iter().map(column).collect();
+    let shares: Vec<(&Column, u64)> = columns.iter().zip(routes).map(|(c, r)| (c, r.share_permille)).collect();
+    let instances = (0..lanes.len()).map(|q| if q == HOST { u64::from(host.max(1)) } else { 1 }).collect();
+    let millirate = millirates(tenants.iter().map(|t| t.millirate));
+    let (carried_ppm, busy) = Master { millirate, instances, memory: vec![] }.carried(&shares);
+    Some(Together { carried_ppm, bound_ppm, busy_ppm: lanes.into_iter().zip(busy).collect() })
+}
+
+/// Whether what tenants are planned for is carried, where each of them says what that is.
+pub(crate) fn check_rates(authored: &Authored, derived: &Derived) -> Result<(), PlanError> {
+    let Some(together) = derived.together.as_ref().filter(|t| t.carried_ppm < 1_000_000) else { return Ok(()) };
+    let Some(rates) = authored.tenants().map(|t| Some((t.name.clone(), t.millirate?))).collect::<Option<Vec<_>>>()
+    else {
+        return Ok(());
+    };
+    let nearest =
+        |(name, rate): (String, u64)| (name, (u128::from(rate) * u128::from(together.carried_ppm) / 1_000_000) as u64);
+    let binds = together.busy_ppm.iter().filter(|(_, ppm)| *ppm >= 999_000).map(|(lane, _)| lane.clone()).collect();
+    let nearest = rates.into_iter().map(nearest).collect();
+    Err(PlanError::Overloaded(Box::new(Overloaded { nearest, binds, bound_ppm: together.bound_ppm })))
+}
+
+/// One tenant as the search sees it.
+struct Member<'a> {
+    input: &'a TenantInput<'a>,
+    bench: Workbench<'a>,
+    batches: Vec<u64>,
+    notes: Vec<String>,
+    millirate: u64,
+}
+
+/// One tenant at one batch, on the host's lanes of a configuration.
+struct Point {
+    tenant: usize,
+    problem: Problem,
+    /// Without interference.
+    floor: Problem,
+}
+
+/// A route that was generated.
+struct Generated {
+    point: usize,
+    candidate: Candidate,
+    column: Column,
+}
+
+/// What one configuration comes to.
+struct Outcome {
+    config: LaneConfig,
+    points: Vec<Point>,
+    generated: Vec<Generated>,
+    chosen: Chosen,
+    master: Master,
+    rounds: u64,
+}
+
+/// Plans all tenants together.
+///
+/// # Errors
+/// See [`PlanError`]; a tenant without any route that meets its bound and fits is infeasible as it is alone.
+pub(crate) fn search(input: &PlanInput<'_>) -> Result<Joint, PlanError> {
+    let members = members(input)?;
+    let mut outcomes = vec![];
+    let (mut bound_ppm, mut counts) = (0u64, [0u64; 4]);
+    for config in configs(input, &members) {
+        let Some((outcome, bound)) = station(input, &members, config)? else { continue };
+        bound_ppm = bound_ppm.max(bound);
+        counts[0] += 1;
+        if let Some(outcome) = outcome {
+            counts[1] += outcome.rounds;
+            counts[2] += outcome.generated.len() as u64;
+            counts[3] += outcome.chosen.nodes as u64;
+            outcomes.push(outcome);
+        }
+    }
+    // The first of equals: fewer threads.
+    let best = outcomes.into_iter().reduce(|a, b| if b.chosen.lambda > a.chosen.lambda { b } else { a });
+    let Some(best) = best else { return Err(infeasible(input)) };
+    let routes = best.routes();
+    let did = format!(
+        "{} configurations, {} rounds of prices, {} routes, {} programs",
+        counts[0], counts[1], counts[2], counts[3]
+    );
+    let tenants = (0..members.len()).map(|t| best.searched(&members[t], t, &routes, &did)).collect();
+    Ok(Joint { tenants, bound_ppm })
+}
+
+fn members<'a>(input: &'a PlanInput<'a>) -> Result<Vec<Member<'a>>, PlanError> {
+    let millirate = millirates(input.tenants.iter().map(|t| t.millirate));
+    let member = |(tenant, millirate): (&'a TenantInput<'a>, u64)| -> Result<Member<'a>, PlanError> {
+        let (batches, notes) = survey::batches(tenant)?;
+        let bench = Workbench::new(tenant.graph, input.machine, input.profile, &tenant.pins)?;
+        Ok(Member { input: tenant, bench, batches, notes, millirate })
+    };
+    input.tenants.par_iter().zip(millirate).map(|(t, rate)| member((t, rate)).map_err(|e| input.blame(t, e))).collect()
+}
+
+/// Lanes of the host for all: each number of threads that all tenants' costs are known at, with as many lanes as fit.
+fn configs(input: &PlanInput<'_>, members: &[Member<'_>]) -> Vec<LaneConfig> {
+    let host = &input.machine.devices[HOST];
+    let mut threads: Option<BTreeSet<u32>> = None;
+    for member in members {
+        let own: BTreeSet<u32> = member.bench.thread_choices(host.cores).into_iter().collect();
+        threads = Some(threads.map_or(own.clone(), |all| &all & &own));
+    }
+    let lanes = |threads: u32| (host.cores.max(1) / threads).clamp(1, host.lanes_max.max(1));
+    threads.unwrap_or_default().into_iter().map(|t| LaneConfig { lanes: lanes(t), threads: t }).collect()
+}
+
+/// Why nothing was found: the first tenant that has no route even alone, else all of them together.
+fn infeasible(input: &PlanInput<'_>) -> PlanError {
+    let alone = input.tenants.iter().find_map(|t| survey::search_tenant(input, t).err().map(|e| input.blame(t, e)));
+    alone.unwrap_or(PlanError::Crowded)
+}
+
+/// One configuration: what it comes to, and its bound. `None` where it does not apply: an interference factor is not known.
+fn station(
+    input: &PlanInput<'_>,
+    members: &[Member<'_>],
+    config: LaneConfig,
+) -> Result<Option<(Option<Outcome>, u64)>, PlanError> {
+    let wanted: Vec<(usize, u64)> =
+        members.iter().enumerate().flat_map(|(t, m)| m.batches.iter().map(move |b| (t, *b))).collect();
+    let point = |(tenant, batch): &(usize, u64)| -> Result<Point, PlanError> {
+        let bench = &members[*tenant].bench;
+        let blame = |e| input.blame(members[*tenant].input, e);
+        let problem = bench.problem(*batch, config).map_err(blame)?;
+        Ok(Point { tenant: *tenant, problem, floor: bench.undisturbed(*batch, config).map_err(blame)? })
+    };
+    let mut points = vec![];
+    for point in wanted.par_iter().map(point).collect::<Vec<_>>() {
+        match point {
+            Err(error) if error.is_no_interference() => return Ok(None),
+            point => points.push(point?),
+        }
+    }
+    let first = &points[0].problem;
+    let instances = (0..first.lane_count()).map(|q| if q == HOST { u64::from(config.lanes) } else { 1 });
+    let master = Master {
+        millirate: members.iter().map(|m| m.millirate).collect(),
+        instances: instances.collect(),
+        memory: first.devices.iter().map(|d| d.memory).collect(),
+    };
+    let mut generator =
+        Generator { members, points: &points, master: &master, generated: vec![], met: BTreeSet::new() };
+    generator.begin();
+    let (mut rounds, mut bound, mut any) = (0, u64::MAX, true);
+    while rounds < ROUNDS_MAX as u64 && any {
+        rounds += 1;
+        let fluid = match generator.fluid() {
+            Ok(fluid) => fluid,
+            // Nobody is late or too large at equal prices who is not at others: the search is for cheap routes.
+            Err(master::MasterError::NoColumn { .. }) => break,
+            Err(error) => return Err(error.into()),
+        };
+        bound = bound.min(generator.bound(&fluid.price));
+        any = generator.round(&fluid);
+    }
+    if bound == u64::MAX {
+        bound = generator.bound(&vec![1; first.lane_count()]);
+    }
+    let generated = generator.generated;
+    let columns: Vec<&Column> = generated.iter().map(|g| &g.column).collect();
+    let chosen = master.choose(&columns, ROUTES_MAX)?;
+    drop(columns);
+    Ok(Some((chosen.map(|chosen| Outcome { config, points, generated, chosen, master, rounds }), bound)))
+}
+
+struct Generator<'a> {
+    members: &'a [Member<'a>],
+    points: &'a [Point],
+    master: &'a Master,
+    generated: Vec<Generated>,
+    /// (point, digest) of all that was looked at.
+    met: BTreeSet<(usize, u64)>,
+}
+
+impl Generator<'_> {
+    fn goal(&self, point: &Point) -> Goal {
+        Goal { objective: Objective::Throughput, slo: self.members[point.tenant].input.slo }
+    }
+
+    /// Single devices, and cuts at the usual prices.
+    fn begin(&mut self) {
+        let of = |point: &Point| -> Vec<Candidate> {
+            let problem = &point.problem;
+            let singles = (0..problem.devices.len()).flat_map(|d| search::single(problem, d));
+            let cuts = search::cuts(problem, Objective::Throughput);
+            singles.chain(cuts.iter().flat_map(|c| search::judge_devices(problem, c))).collect()
+        };
+        let found: Vec<Vec<Candidate>> = self.points.par_iter().map(of).collect();
+        self.take(found);
+    }
+
+    /// Takes what is admissible and was not met before; whether there was anything.
+    fn take(&mut self, found: Vec<Vec<Candidate>>) -> bool {
+        let mut new: Vec<(usize, Candidate)> = vec![];
+        for (point, candidates) in found.into_iter().enumerate() {
+            for candidate in candidates {
+                if self.met.insert((point, candidate.segments.digest())) {
+                    new.push((point, candidate));
+                }
+            }
+        }
+        let made: Vec<Option<Generated>> = new.into_par_iter().map(|(p, c)| self.generate(p, c)).collect();
+        let before = self.generated.len();
+        self.generated.extend(made.into_iter().flatten());
+        self.generated.len() > before
+    }
+
+    /// A candidate as a column, where it meets the latency bound and fits by itself.
+    fn generate(&self, at: usize, candidate: Candidate) -> Option<Generated> {
+        let point = &self.points[at];
+        let (excess, late, ..) = self.goal(point).key(&candidate.score);
+        if excess > 0 || late > 0 || self.collects_too_long(point, &candidate) {
+            return None;
+        }
+        let timeline = timeline::evaluate(&point.problem, &candidate.segments).ok()?;
+        let route = self.route(point, &candidate.segments)?;
+        let memory: Vec<Bytes> = (0..point.problem.devices.len()).map(|d| route.memory_bytes(d)).collect();
+        if memory.iter().zip(&self.master.memory).any(|(needs, has)| needs > has) {
+            return None;
+        }
+        let column = Column { tenant: point.tenant, batch: point.problem.batch, busy: timeline.busy, memory };
+        Some(Generated { point: at, candidate, column })
+    }
+
+    /// At a stated rate, a batch that takes longer to come together than the one before is busy.
+    fn collects_too_long(&self, point: &Point, candidate: &Candidate) -> bool {
+        let tenant = self.members[point.tenant].input;
+        let (Some(slo), Some(millirate)) = (tenant.slo, tenant.millirate) else { return false };
+        let nanos = u128::from(point.problem.batch) * 1_000_000_000_000 / u128::from(millirate.max(1));
+        let collects = Nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+        // A batch of one is never waited for.
+        point.problem.batch > 1 && collects.max(candidate.score.bottleneck) + candidate.score.makespan > slo
+    }
+
+    fn route(&self, point: &Point, segments: &Segments) -> Option<Route> {
+        let timeline = timeline::evaluate(&point.problem, segments).ok()?;
+        let head = RouteHead { tenant: String::new(), share_permille: 0, parts: vec![] };
+        emit::route(head, self.members[point.tenant].bench.graph, &point.problem, segments, &timeline).ok()
+    }
+
+    fn fluid(&self) -> Result<Fluid, master::MasterError> {
+        let columns: Vec<&Column> = self.generated.iter().map(|g| &g.column).collect();
+        self.master.fluid(&columns)
+    }
+
+    /// Generates what is cheapest at these prices; whether anything new would help.
+    fn round(&mut self, fluid: &Fluid) -> bool {
+        let of = |point: &Point| -> Vec<Candidate> {
+            let problem = &point.problem;
+            let goal = self.goal(point);
+            let largest = fluid.price.iter().copied().max().unwrap_or(1) as f64;
+            let mut all = vec![];
+            let mut cut = MinCut::default();
+            let latency = std::iter::once(0.0).chain(LATENCY_PRICES).map(|part| (part * largest) as u64);
+            for more in latency {
+                let mut is_late = true;
+                for launch in [true, false] {
+                    // A price of nothing makes ties that a cut breaks at random places.
+                    let price = fluid.price.iter().map(|p| (p + more).max(1)).collect();
+                    let Some((devices, _)) = cut.all(problem, &Prices { price, launch }) else { continue };
+                    let judged = search::judge_devices(problem, &devices);
+                    is_late &= judged.iter().all(|c| goal.key(&c.score).1 > 0);
+                    all.extend(judged);
+                }
+                if !is_late {
+                    break;
+                }
+            }
+            all
+        };
+        let found: Vec<Vec<Candidate>> = self.points.par_iter().map(of).collect();
+        let before = self.generated.len();
+        self.take(found);
+        self.generated[before..].iter().any(|g| {
+            let value = fluid.value[g.column.tenant];
+            master::priced_item(&g.column, &fluid.price) < value * (1.0 - HELPS)
+        })
+    }
+
+    /// What nothing exceeds at these prices.
+    fn bound(&self, price: &[u64]) -> u64 {
+        let prices = Prices { price: price.to_vec(), launch: false };
+        let floor = |point: &Point| bound::priced_floor(&point.floor, &prices, &mut MinCut::default()).map(|f| f.0);
+        let floors: Vec<Option<u128>> = self.points.par_iter().map(floor).collect();
+        let mut least: Vec<Option<(u128, u64)>> = vec![None; self.members.len()];
+        for (point, floor) in self.points.iter().zip(floors) {
+            // Where nothing can run there is nothing to bound.
+            let Some(floor) = floor else { continue };
+            let (batch, known) = (point.problem.batch, &mut least[point.tenant]);
+            let lower = |(f, b): (u128, u64)| floor * u128::from(b) < f * u128::from(batch);
+            if known.is_none_or(lower) {
+                *known = Some((floor, batch));
+            }
+        }
+        let least: Vec<(u128, u64)> = least.into_iter().map(|f| f.unwrap_or((0, 1))).collect();
+        self.master.bound(price, &least)
+    }
+}
+
+impl Outcome {
+    /// Chosen routes with their shares of their tenants' batches, in per mille: each tenant's add up to 1000.
+    fn routes(&self) -> Vec<(usize, u64)> {
+        let batches = |(g, items): &(usize, f64)| items / self.generated[*g].column.batch as f64;
+        let mut routes = vec![];
+        for tenant in 0..self.master.millirate.len() {
+            let own: Vec<&(usize, f64)> =
+                self.chosen.routes.iter().filter(|(g, _)| self.generated[*g].column.tenant == tenant).collect();
+            let all: f64 = own.iter().map(|r| batches(r)).sum();
+            let mut shares: Vec<(usize, u64)> =
+                own.iter().map(|r| (r.0, (batches(r) / all * 1000.0).floor() as u64)).collect();
+            let left = 1000 - shares.iter().map(|s| s.1).sum::<u64>();
+            // What rounding left goes to the largest.
+            if let Some(most) = shares.iter_mut().max_by_key(|s| s.1) {
+                most.1 += left;
+            }
+            routes.extend(shares.into_iter().filter(|s| s.1 > 0));
+        }
+        routes
+    }
+
+    /// One tenant's part: its chosen routes, and one of no share for each other batch that still fits beside all.
+    fn searched(&self, member: &Member<'_>, tenant: usize, routes: &[(usize, u64)], did: &str) -> Searched {
+        let mut kept: Vec<(usize, u64)> =
+            routes.iter().copied().filter(|(g, _)| self.generated[*g].column.tenant == tenant).collect();
+        let all: Vec<usize> = routes.iter().map(|r| r.0).collect();
+        for (g, share) in self.small(tenant, &all) {
+            kept.push((g, share));
+        }
+        kept.sort_by_key(|(g, share)| (self.generated[*g].column.batch, 1000 - share, *g));
+        let authored = kept.iter().map(|(g, share)| {
+            let Generated { point, candidate, .. } = &self.generated[*g];
+            survey::authored_route(
+                member.bench.graph,
+                &self.points[*point].problem,
+                &candidate.segments,
+                self.config,
+                *share,
+            )
+        });
+        let application = survey::application_of(member.input, &member.batches, authored.collect());
+        let report = |(g, share): &(usize, u64)| {
+            let Generated { point, candidate, .. } = &self.generated[*g];
+            let mut report: MethodReport =
+                derived_report(&member.bench, &member.input.name, &self.points[*point].problem, self.config);
+            report.notes.extend(member.notes.iter().cloned());
+            report.route = route_name(&member.input.name, self.points[*point].problem.batch, self.config);
+            report.chosen =
+                if *share > 0 { "at the prices of all tenants" } else { "for queues that are shorter" }.into();
+            report.stopped = did.to_owned();
+            (report, candidate.score.makespan)
+        };
+        Searched { application, routes: kept.iter().map(report).collect() }
+    }
+
+    /// For each batch of the tenant that no chosen route has, the route with the least makespan that still fits.
+    fn small(&self, tenant: usize, chosen: &[usize]) -> Vec<(usize, u64)> {
+        let mut held = chosen.to_vec();
+        // Tenants before this one have had theirs.
+        for earlier in 0..tenant {
+            self.add_small(earlier, chosen, &mut held);
+        }
+        let before = held.len();
+        self.add_small(tenant, chosen, &mut held);
+        held[before..].iter().map(|g| (*g, 0)).collect()
+    }
+
+    fn add_small(&self, tenant: usize, chosen: &[usize], held: &mut Vec<usize>) {
+        let own = |g: &&usize| self.generated[**g].column.tenant == tenant;
+        let largest = chosen.iter().filter(own).map(|g| self.generated[*g].column.batch).max().unwrap_or(0);
+        let mut batches: Vec<u64> =
+            self.generated.iter().filter(|g| g.column.tenant == tenant).map(|g| g.column.batch).collect();
+        batches.sort_unstable();
+        batches.dedup();
+        for batch in batches.into_iter().filter(|b| *b < largest) {
+            if held
+                .iter()
+                .any(|g| self.generated[*g].column.tenant == tenant && self.generated[*g].column.batch == batch)
+            {
+                continue;
+            }
+            let fits = |g: &usize| {
+                let memory =
+                    |d: usize| held.iter().chain([g]).map(|g| self.generated[*g].column.memory[d]).sum::<Bytes>();
+                (0..self.master.memory.len()).all(|d| memory(d) <= self.master.memory[d])
+            };
+            let of = (0..self.generated.len())
+                .filter(|g| self.generated[*g].column.tenant == tenant && self.generated[*g].column.batch == batch);
+            let least = of.filter(fits).min_by_key(|g| (self.generated[*g].candidate.score.makespan, *g));
+            held.extend(least);
+        }
+    }
+}
