@@ -17,30 +17,20 @@ use tandem_ir::Machine;
 use tandem_ir::plan::{Authored, Derived, MethodReport, Objective, Route, Tenant, Together};
 use tandem_ir::units::{Bytes, Nanos};
 
-use crate::bound;
 use crate::build::{LaneConfig, Workbench};
+use crate::columns::{Generated, Generator, Point, Terms};
 use crate::emit::{self, RouteHead};
 use crate::error::{Overloaded, PlanError};
-use crate::master::{self, Chosen, Column, Fluid, Master};
-use crate::mincut::{MinCut, Objective as Prices};
+use crate::master::{Chosen, Column, Master, NODES_MAX};
 use crate::plan::{PlanInput, TenantInput, derived_report, route_name};
-use crate::problem::{HOST, Problem};
-use crate::search::{self, Candidate, Goal, Method};
+use crate::problem::HOST;
+use crate::search::Method;
 use crate::segments::Segments;
 use crate::survey::{self, Searched};
 use crate::timeline;
 
-/// Rounds of prices; the programs at hand settle in a few.
-const ROUNDS_MAX: usize = 24;
-
 /// Routes that a tenant's batches may be parted between.
 const ROUTES_MAX: usize = 3;
-
-/// A route helps if its priced time an item is below its tenant's value by this part of it.
-const HELPS: f64 = 1e-4;
-
-/// Prices of latency to try where the cheapest placement is late, as parts of the largest price.
-const LATENCY_PRICES: [f64; 4] = [0.1, 0.5, 2.0, 10.0];
 
 /// What was found for all tenants.
 pub(crate) struct Joint {
@@ -121,21 +111,6 @@ struct Member<'a> {
     batches: Vec<u64>,
     notes: Vec<String>,
     millirate: u64,
-}
-
-/// One tenant at one batch, on the host's lanes of a configuration.
-struct Point {
-    tenant: usize,
-    problem: Problem,
-    /// Without interference.
-    floor: Problem,
-}
-
-/// A route that was generated.
-struct Generated {
-    point: usize,
-    candidate: Candidate,
-    column: Column,
 }
 
 /// What one configuration comes to.
@@ -235,163 +210,21 @@ fn station(
         instances: instances.collect(),
         memory: first.devices.iter().map(|d| d.memory).collect(),
     };
-    let mut generator =
-        Generator { members, points: &points, master: &master, generated: vec![], met: BTreeSet::new() };
-    generator.begin();
-    let (mut rounds, mut bound, mut any) = (0, u64::MAX, true);
-    while rounds < ROUNDS_MAX as u64 && any {
-        rounds += 1;
-        let fluid = match generator.fluid() {
-            Ok(fluid) => fluid,
-            // Nobody is late or too large at equal prices who is not at others: the search is for cheap routes.
-            Err(master::MasterError::NoColumn { .. }) => break,
-            Err(error) => return Err(error.into()),
-        };
-        bound = bound.min(generator.bound(&fluid.price));
-        any = generator.round(&fluid);
-    }
-    if bound == u64::MAX {
-        bound = generator.bound(&vec![1; first.lane_count()]);
-    }
-    let generated = generator.generated;
-    let columns: Vec<&Column> = generated.iter().map(|g| &g.column).collect();
-    let chosen = master.choose(&columns, ROUTES_MAX)?;
-    drop(columns);
-    Ok(Some((chosen.map(|chosen| Outcome { config, points, generated, chosen, master, rounds }), bound)))
-}
-
-struct Generator<'a> {
-    members: &'a [Member<'a>],
-    points: &'a [Point],
-    master: &'a Master,
-    generated: Vec<Generated>,
-    /// (point, digest) of all that was looked at.
-    met: BTreeSet<(usize, u64)>,
-}
-
-impl Generator<'_> {
-    fn goal(&self, point: &Point) -> Goal {
-        Goal { objective: Objective::Throughput, slo: self.members[point.tenant].input.slo }
-    }
-
-    /// Single devices, and cuts at the usual prices.
-    fn begin(&mut self) {
-        let of = |point: &Point| -> Vec<Candidate> {
-            let problem = &point.problem;
-            let singles = (0..problem.devices.len()).flat_map(|d| search::single(problem, d));
-            let cuts = search::cuts(problem, Objective::Throughput);
-            singles.chain(cuts.iter().flat_map(|c| search::judge_devices(problem, c))).collect()
-        };
-        let found: Vec<Vec<Candidate>> = self.points.par_iter().map(of).collect();
-        self.take(found);
-    }
-
-    /// Takes what is admissible and was not met before; whether there was anything.
-    fn take(&mut self, found: Vec<Vec<Candidate>>) -> bool {
-        let mut new: Vec<(usize, Candidate)> = vec![];
-        for (point, candidates) in found.into_iter().enumerate() {
-            for candidate in candidates {
-                if self.met.insert((point, candidate.segments.digest())) {
-                    new.push((point, candidate));
-                }
-            }
-        }
-        let made: Vec<Option<Generated>> = new.into_par_iter().map(|(p, c)| self.generate(p, c)).collect();
-        let before = self.generated.len();
-        self.generated.extend(made.into_iter().flatten());
-        self.generated.len() > before
-    }
-
-    /// A candidate as a column, where it meets the latency bound and fits by itself.
-    fn generate(&self, at: usize, candidate: Candidate) -> Option<Generated> {
-        let point = &self.points[at];
-        let (excess, late, ..) = self.goal(point).key(&candidate.score);
-        if excess > 0 || late > 0 || self.collects_too_long(point, &candidate) {
-            return None;
-        }
-        let timeline = timeline::evaluate(&point.problem, &candidate.segments).ok()?;
-        let route = self.route(point, &candidate.segments)?;
-        let memory: Vec<Bytes> = (0..point.problem.devices.len()).map(|d| route.memory_bytes(d)).collect();
-        if memory.iter().zip(&self.master.memory).any(|(needs, has)| needs > has) {
-            return None;
-        }
-        let column = Column { tenant: point.tenant, batch: point.problem.batch, busy: timeline.busy, memory };
-        Some(Generated { point: at, candidate, column })
-    }
-
-    /// At a stated rate, a batch that takes longer to come together than the one before is busy.
-    fn collects_too_long(&self, point: &Point, candidate: &Candidate) -> bool {
-        let tenant = self.members[point.tenant].input;
-        let (Some(slo), Some(millirate)) = (tenant.slo, tenant.millirate) else { return false };
-        let nanos = u128::from(point.problem.batch) * 1_000_000_000_000 / u128::from(millirate.max(1));
-        let collects = Nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
-        // A batch of one is never waited for.
-        point.problem.batch > 1 && collects.max(candidate.score.bottleneck) + candidate.score.makespan > slo
-    }
-
-    fn route(&self, point: &Point, segments: &Segments) -> Option<Route> {
+    let terms: Vec<Terms> = members.iter().map(|m| Terms { slo: m.input.slo, millirate: m.input.millirate }).collect();
+    let memory = |point: &Point, segments: &Segments| -> Option<Vec<Bytes>> {
         let timeline = timeline::evaluate(&point.problem, segments).ok()?;
         let head = RouteHead { tenant: String::new(), share_permille: 0, parts: vec![] };
-        emit::route(head, self.members[point.tenant].bench.graph, &point.problem, segments, &timeline).ok()
-    }
-
-    fn fluid(&self) -> Result<Fluid, master::MasterError> {
-        let columns: Vec<&Column> = self.generated.iter().map(|g| &g.column).collect();
-        self.master.fluid(&columns)
-    }
-
-    /// Generates what is cheapest at these prices; whether anything new would help.
-    fn round(&mut self, fluid: &Fluid) -> bool {
-        let of = |point: &Point| -> Vec<Candidate> {
-            let problem = &point.problem;
-            let goal = self.goal(point);
-            let largest = fluid.price.iter().copied().max().unwrap_or(1) as f64;
-            let mut all = vec![];
-            let mut cut = MinCut::default();
-            let latency = std::iter::once(0.0).chain(LATENCY_PRICES).map(|part| (part * largest) as u64);
-            for more in latency {
-                let mut is_late = true;
-                for launch in [true, false] {
-                    // A price of nothing makes ties that a cut breaks at random places.
-                    let price = fluid.price.iter().map(|p| (p + more).max(1)).collect();
-                    let Some((devices, _)) = cut.all(problem, &Prices { price, launch }) else { continue };
-                    let judged = search::judge_devices(problem, &devices);
-                    is_late &= judged.iter().all(|c| goal.key(&c.score).1 > 0);
-                    all.extend(judged);
-                }
-                if !is_late {
-                    break;
-                }
-            }
-            all
-        };
-        let found: Vec<Vec<Candidate>> = self.points.par_iter().map(of).collect();
-        let before = self.generated.len();
-        self.take(found);
-        self.generated[before..].iter().any(|g| {
-            let value = fluid.value[g.column.tenant];
-            master::priced_item(&g.column, &fluid.price) < value * (1.0 - HELPS)
-        })
-    }
-
-    /// What nothing exceeds at these prices.
-    fn bound(&self, price: &[u64]) -> u64 {
-        let prices = Prices { price: price.to_vec(), launch: false };
-        let floor = |point: &Point| bound::priced_floor(&point.floor, &prices, &mut MinCut::default()).map(|f| f.0);
-        let floors: Vec<Option<u128>> = self.points.par_iter().map(floor).collect();
-        let mut least: Vec<Option<(u128, u64)>> = vec![None; self.members.len()];
-        for (point, floor) in self.points.iter().zip(floors) {
-            // Where nothing can run there is nothing to bound.
-            let Some(floor) = floor else { continue };
-            let (batch, known) = (point.problem.batch, &mut least[point.tenant]);
-            let lower = |(f, b): (u128, u64)| floor * u128::from(b) < f * u128::from(batch);
-            if known.is_none_or(lower) {
-                *known = Some((floor, batch));
-            }
-        }
-        let least: Vec<(u128, u64)> = least.into_iter().map(|f| f.unwrap_or((0, 1))).collect();
-        self.master.bound(price, &least)
-    }
+        let graph = members[point.tenant].bench.graph;
+        let route = emit::route(head, graph, &point.problem, segments, &timeline).ok()?;
+        Some((0..point.problem.devices.len()).map(|d| route.memory_bytes(d)).collect())
+    };
+    let mut generator = Generator::new(&terms, &points, &master, &memory);
+    let (rounds, bound) = generator.run()?;
+    let generated = generator.generated;
+    let columns: Vec<&Column> = generated.iter().map(|g| &g.column).collect();
+    let chosen = master.choose(&columns, ROUTES_MAX, NODES_MAX)?;
+    drop(columns);
+    Ok(Some((chosen.map(|chosen| Outcome { config, points, generated, chosen, master, rounds }), bound)))
 }
 
 impl Outcome {

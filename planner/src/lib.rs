@@ -9,6 +9,7 @@ pub mod baselines;
 pub mod bound;
 pub mod build;
 pub mod chain;
+mod columns;
 pub mod cost;
 pub mod diff;
 pub mod emit;

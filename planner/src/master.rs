@@ -79,7 +79,7 @@ pub enum MasterError {
 /// The largest price: cuts multiply prices by nanoseconds and add, in 63 bits.
 pub const PRICE_MAX: u64 = 1 << 20;
 
-/// Programs that the choice of routes may solve.
+/// Programs that a choice of routes may usually solve.
 pub const NODES_MAX: usize = 400;
 
 /// Rates below this part of a tenant's load are the solver's dust.
@@ -187,15 +187,21 @@ impl Master {
         Ok((prices, values))
     }
 
-    /// Few routes that fit: at most so many a tenant, and in every device's memory together.
+    /// Few routes that fit: at most so many a tenant, and in every device's memory together. Solves at most so many
+    /// programs.
     ///
     /// # Errors
     /// A tenant without columns; what the solver says. `None` where nothing fits.
-    pub fn choose(&self, columns: &[&Column], routes_max: usize) -> Result<Option<Chosen>, MasterError> {
+    pub fn choose(
+        &self,
+        columns: &[&Column],
+        routes_max: usize,
+        nodes_max: usize,
+    ) -> Result<Option<Chosen>, MasterError> {
         let mut search = Choice { master: self, columns, routes_max, nodes: 0, best: None };
         let mut open = vec![Node { allowed: vec![true; columns.len()], kept: vec![] }];
         while let Some(node) = open.pop() {
-            if search.nodes == NODES_MAX {
+            if search.nodes == nodes_max {
                 open.push(node);
                 break;
             }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::baselines::{Partial, rank_order};
 use crate::problem::Problem;
 use crate::rng::Rng;
-use crate::search::{Candidate, Goal, judge};
+use crate::search::{Candidate, Goal, Key, judge};
 use crate::segments::{Segments, join, quotient};
 
 /// Boundaries move by so many atoms.
@@ -22,9 +22,19 @@ const KICK: usize = 3;
 /// `budget` candidates were scored, or when kicks meet nothing new. Returns the best, how many were scored, and whether the
 /// first descent was finished.
 pub fn improve(problem: &Problem, goal: Goal, start: Candidate, budget: u64) -> (Candidate, u64, bool) {
+    improve_by(problem, &|c| goal.key(&c.score), start, budget)
+}
+
+/// The same by any rank: smaller is better.
+pub fn improve_by(
+    problem: &Problem,
+    rank: &dyn Fn(&Candidate) -> Key,
+    start: Candidate,
+    budget: u64,
+) -> (Candidate, u64, bool) {
     let rng = Rng::new(start.segments.len() as u64);
     let mut descent =
-        Descent { problem, goal, budget, scored: 0, rng, seen: BTreeSet::from([start.segments.digest()]) };
+        Descent { problem, rank, budget, scored: 0, rng, seen: BTreeSet::from([start.segments.digest()]) };
     let mut best = descent.descend(start);
     let settled = descent.scored < budget;
     let mut stale = 0;
@@ -38,7 +48,7 @@ pub fn improve(problem: &Problem, goal: Goal, start: Candidate, budget: u64) -> 
         descent.scored += 1;
         let Some(from) = judge(problem, kicked) else { continue };
         let found = descent.descend(from);
-        if goal.key(&found.score) < goal.key(&best.score) {
+        if rank(&found) < rank(&best) {
             best = found;
         }
     }
@@ -50,7 +60,7 @@ const KICKS_STALE_MAX: u32 = 64;
 
 struct Descent<'a> {
     problem: &'a Problem,
-    goal: Goal,
+    rank: &'a dyn Fn(&Candidate) -> Key,
     budget: u64,
     scored: u64,
     rng: Rng,
@@ -62,7 +72,7 @@ impl Descent<'_> {
     fn descend(&mut self, start: Candidate) -> Candidate {
         let mut best = start;
         'again: loop {
-            let (from, rank) = (best.segments.clone(), self.goal.key(&best.score));
+            let (from, rank) = (best.segments.clone(), (self.rank)(&best));
             let members = from.members();
             let mut moves = moves_of(self.problem, &from, &members);
             // A budget rarely reaches all of them: a seeded order gives every kind its share.
@@ -76,7 +86,7 @@ impl Descent<'_> {
                     continue;
                 }
                 self.scored += 1;
-                if let Some(better) = judge(self.problem, next).filter(|c| self.goal.key(&c.score) < rank) {
+                if let Some(better) = judge(self.problem, next).filter(|c| (self.rank)(c) < rank) {
                     best = better;
                     continue 'again;
                 }

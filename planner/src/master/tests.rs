@@ -27,10 +27,10 @@ fn two_processors_are_filled() {
     assert!(close(fluid.lambda, 150.0), "{fluid:?}");
     assert!(close(fluid.items[0], 100.0) && close(fluid.items[1], 50.0), "{fluid:?}");
     assert_eq!(fluid.price, [PRICE_MAX / 2, PRICE_MAX], "what the tenth of a second is worth on each");
-    let chosen = master.choose(&of, 1).expect("solved").expect("one fits");
+    let chosen = master.choose(&of, 1, NODES_MAX).expect("solved").expect("one fits");
     assert_eq!((chosen.routes.len(), chosen.routes[0].0, chosen.is_best), (1, 0, true));
     assert!(close(chosen.lambda, 100.0));
-    let chosen = master.choose(&of, 2).expect("solved").expect("both fit");
+    let chosen = master.choose(&of, 2, NODES_MAX).expect("solved").expect("both fit");
     let shares = [(&columns[0], 667), (&columns[1], 333)];
     assert!(close(chosen.lambda, 150.0));
     assert_eq!(master.carried(&shares), (149_925_037, vec![998_501, 1_000_000]));
@@ -53,7 +53,7 @@ fn a_tenant_without_columns_is_named() {
     let of: Vec<&Column> = columns.iter().collect();
     let master = master(&[1, 1], &[1], &[1]);
     assert_eq!(master.fluid(&of), Err(MasterError::NoColumn { tenant: 1 }));
-    assert_eq!(master.choose(&of, 2), Ok(None));
+    assert_eq!(master.choose(&of, 2, NODES_MAX), Ok(None));
 }
 
 #[test]
@@ -67,11 +67,14 @@ fn what_does_not_fit_together_is_not_kept() {
     ];
     let of: Vec<&Column> = columns.iter().collect();
     let master = master(&[1000, 1000], &[1, 1], &[10, 10]);
-    let chosen = master.choose(&of, 2).expect("solved").expect("some fit");
+    let chosen = master.choose(&of, 2, NODES_MAX).expect("solved").expect("some fit");
     assert!(chosen.is_best && close(chosen.lambda, 100.0), "{chosen:?}");
     assert_eq!(chosen.routes.iter().map(|r| r.0).collect::<Vec<_>>(), [1, 2]);
     let none = [column(0, 1, &[1, 1], &[11, 0])];
-    assert_eq!(Master { millirate: vec![1], ..master }.choose(&none.iter().collect::<Vec<_>>(), 1), Ok(None));
+    assert_eq!(
+        Master { millirate: vec![1], ..master }.choose(&none.iter().collect::<Vec<_>>(), 1, NODES_MAX),
+        Ok(None)
+    );
 }
 
 fn random(rng: &mut Rng) -> (Master, Vec<Column>) {
@@ -95,7 +98,7 @@ fn the_choice_is_the_best_of_all_subsets() {
     for case in 0..400 {
         let (master, columns) = random(&mut rng);
         let of: Vec<&Column> = columns.iter().collect();
-        let chosen = master.choose(&of, 2).expect("solved");
+        let chosen = master.choose(&of, 2, NODES_MAX).expect("solved");
         let mut best = 0.0f64;
         for set in 1u32..1 << columns.len() {
             let some: Vec<&Column> = (0..columns.len()).filter(|c| set >> c & 1 == 1).map(|c| &columns[c]).collect();

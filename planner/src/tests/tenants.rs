@@ -81,7 +81,7 @@ fn several_tenants_are_one_sound_plan_within_their_cores() {
 fn tenants_do_not_see_each_other() {
     let (graphs, machine) = ([graph(1, 12), graph(2, 20)], testing::machine(4, true));
     let mut input = input(&graphs, &machine);
-    input.tenants.iter_mut().for_each(|t| t.cores = None);
+    input.tenants.iter_mut().for_each(|t| t.cores = Some(4));
     let both = plan::plan(&input).expect("feasible");
     for (i, tenant) in input.tenants.iter().enumerate() {
         let alone = plan::plan(&PlanInput { tenants: vec![tenant.clone()], ..input.clone() }).expect("feasible");
