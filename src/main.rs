@@ -8,6 +8,7 @@ mod commands;
 mod context;
 mod output;
 mod prepare;
+mod verify;
 
 use std::process::ExitCode;
 

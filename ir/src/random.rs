@@ -335,6 +335,7 @@ pub fn plan(r: &mut Random) -> Plan {
             together: r.maybe(|r| Together {
                 carried_ppm: r.number(),
                 bound_ppm: r.maybe(|r| r.number()),
+                verified_ppm: r.maybe(|r| r.number()),
                 busy_ppm: r.list(3, |r| (r.name(), r.number())),
             }),
             reports: r.list(3, |r| MethodReport {

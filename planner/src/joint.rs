@@ -46,10 +46,10 @@ pub fn applies(input: &PlanInput<'_>) -> bool {
 }
 
 /// Thousandths of requests a second that tenants are planned for: who names no rate wants what the others want on average.
-fn millirates(named: impl Iterator<Item = Option<u64>> + Clone) -> Vec<u64> {
-    let (sum, count) = named.clone().flatten().fold((0u128, 0u128), |(sum, n), rate| (sum + u128::from(rate), n + 1));
+pub fn millirates(named: &[Option<u64>]) -> Vec<u64> {
+    let (sum, count) = named.iter().flatten().fold((0u128, 0u128), |(sum, n), rate| (sum + u128::from(*rate), n + 1));
     let usual = sum.checked_div(count).map_or(1000, |mean| mean as u64);
-    named.map(|rate| rate.unwrap_or(usual).max(1)).collect()
+    named.iter().map(|rate| rate.unwrap_or(usual).max(1)).collect()
 }
 
 /// What routes carry together; `None` of one tenant.
@@ -85,9 +85,9 @@ pub(crate) fn together(
     let columns: Vec<Column> = routes.iter().map(column).collect();
     let shares: Vec<(&Column, u64)> = columns.iter().zip(routes).map(|(c, r)| (c, r.share_permille)).collect();
     let instances = (0..lanes.len()).map(|q| if q == HOST { u64::from(host.max(1)) } else { 1 }).collect();
-    let millirate = millirates(tenants.iter().map(|t| t.millirate));
+    let millirate = millirates(&tenants.iter().map(|t| t.millirate).collect::<Vec<_>>());
     let (carried_ppm, busy) = Master { millirate, instances, memory: vec![] }.carried(&shares);
-    Some(Together { carried_ppm, bound_ppm, busy_ppm: lanes.into_iter().zip(busy).collect() })
+    Some(Together { carried_ppm, bound_ppm, verified_ppm: None, busy_ppm: lanes.into_iter().zip(busy).collect() })
 }
 
 /// Whether what tenants are planned for is carried, where each of them says what that is.
@@ -155,7 +155,7 @@ pub(crate) fn search(input: &PlanInput<'_>) -> Result<Joint, PlanError> {
 }
 
 fn members<'a>(input: &'a PlanInput<'a>) -> Result<Vec<Member<'a>>, PlanError> {
-    let millirate = millirates(input.tenants.iter().map(|t| t.millirate));
+    let millirate = millirates(&input.tenants.iter().map(|t| t.millirate).collect::<Vec<_>>());
     let member = |(tenant, millirate): (&'a TenantInput<'a>, u64)| -> Result<Member<'a>, PlanError> {
         let (batches, notes) = survey::batches(tenant)?;
         let bench = Workbench::new(tenant.graph, input.machine, input.profile, &tenant.pins)?;

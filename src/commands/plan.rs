@@ -10,12 +10,13 @@ use tandem_planner::plan::{PlanInput, RebuildInput, TenantInput};
 use tandem_planner::search::Method;
 use tandem_planner::{PlanError, joint, shares};
 
+use crate::bench::seconds;
 use crate::binding::{self, Wanted};
 use crate::cli::PlanArgs;
 use crate::commands::profile::{Gathered, Wish, gather};
 use crate::context::{Context, negative, read_document, report};
 use crate::output::write_out;
-use crate::prepare;
+use crate::{prepare, verify};
 
 /// tandem's version, as plans record it.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -23,10 +24,11 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Plans, or rebuilds, and writes.
 pub fn run(context: &Context, args: &PlanArgs) -> Result<()> {
     let wish = Asked::read(args)?;
-    let (plan, graphs) = match &args.from {
+    let (mut plan, graphs) = match &args.from {
         Some(from) => again(context, args, from, &wish)?,
         None => fresh(context, args, &wish)?,
     };
+    verified(context, &mut plan)?;
     let pairs: Vec<(&str, &Graph)> = graphs.iter().map(|(n, g)| (n.as_str(), g)).collect();
     let made = "the plan just made";
     let mut findings = check::check_plan(&plan, made);
@@ -39,6 +41,26 @@ pub fn run(context: &Context, args: &PlanArgs) -> Result<()> {
     if let Some(path) = args.output.as_deref().filter(|p| *p != Path::new("-")) {
         context.say(&format!("written to {}", path.display()));
     }
+    Ok(())
+}
+
+/// Simulates a plan of several tenants, and notes what it bears.
+fn verified(context: &Context, plan: &mut Plan) -> Result<()> {
+    let (took, verdict) = seconds(|| verify::verify(plan));
+    let (Some(verdict), Some(together)) = (verdict?, &mut plan.derived.together) else { return Ok(()) };
+    tracing::info!("verified in {took:.2} s");
+    together.verified_ppm = Some(verdict.ppm);
+    let is_asked = plan.authored.tenants().all(|t| t.millirate.is_some());
+    if is_asked && verdict.ppm < 1_000_000 {
+        negative(format!(
+            "infeasible: with random arrivals at these rates, in simulation, {} would miss the objective; all are met at \
+             {:.1} % of the rates",
+            verdict.misses.join(" and "),
+            verdict.ppm as f64 / 1e4
+        ))?;
+    }
+    let per_cent = verdict.ppm as f64 * 100.0 / together.carried_ppm.max(1) as f64;
+    context.say(&format!("verified by simulation: objectives are met at {per_cent:.0} % of what the routes carry"));
     Ok(())
 }
 
@@ -104,8 +126,9 @@ fn fresh(context: &Context, args: &PlanArgs, wish: &Asked) -> Result<Made> {
         let cores = answered(shares::by_work(&input))?;
         input.tenants.iter_mut().zip(cores).for_each(|(tenant, cores)| tenant.cores = Some(cores));
     }
-    let plan = answered(tandem_planner::plan::plan(&input))?;
-    Ok((plan, graphs(models)))
+    let (took, plan) = seconds(|| tandem_planner::plan::plan(&input));
+    tracing::info!("search and bound in {took:.2} s");
+    Ok((answered(plan)?, graphs(models)))
 }
 
 fn input<'a>(

@@ -71,7 +71,7 @@ pub fn run(context: &Context, args: &SimulateArgs) -> Result<()> {
     let told = Told { report: &report, asked: &asked, policy: plan.authored.serving.policy.name(), args };
     print_as(args.format, &told.data(), || told.text())?;
     let missed: Vec<&str> =
-        told.tenants().filter(|(g, a)| is_met(g, a) == Some(false)).map(|(g, _)| &*g.name).collect();
+        told.tenants().filter(|(g, a)| is_met(g, a.permille) == Some(false)).map(|(g, _)| &*g.name).collect();
     if missed.is_empty() { Ok(()) } else { negative(format!("missed: the objective of {}", missed.join(", "))) }
 }
 
@@ -107,9 +107,9 @@ fn workload(group: usize, spec: &ArrivalSpec, seed: u64) -> Result<Workload> {
 
 /// Whether as many of the requests that came were answered within the objective as it says; `None` without objective,
 /// or without requests.
-fn is_met(group: &GroupReport, asked: &Asked) -> Option<bool> {
+pub fn is_met(group: &GroupReport, permille: u64) -> Option<bool> {
     let judged = group.slo.is_some() && group.offered > 0;
-    judged.then(|| group.good * 1000 >= group.offered * asked.permille)
+    judged.then(|| group.good * 1000 >= group.offered * permille)
 }
 
 /// What is printed.
@@ -141,7 +141,7 @@ impl Told<'_> {
                 "latency_ns": percentiles(&g.latency), "queued_ns_mean": g.queued.mean().0,
                 "batch_mean": g.batch_mean(), "batches": batches, "closed": closed,
                 "slo_ns": g.slo.map(|s| s.0), "slo_permille": g.slo.map(|_| a.permille),
-                "attained_ppm": g.attainment_ppm(), "met": is_met(g, a),
+                "attained_ppm": g.attainment_ppm(), "met": is_met(g, a.permille),
             })
         };
         let lane =
@@ -166,7 +166,7 @@ impl Told<'_> {
         text += &(self.counts() + "\n" + &self.latencies() + "\n" + &self.batches() + "\n" + &self.lanes());
         text += &format!("copying hidden behind compute: {:.1} %\n", self.report.overlap() * 100.0);
         for (g, a) in self.tenants() {
-            let (Some(slo), Some(met)) = (g.slo, is_met(g, a)) else { continue };
+            let (Some(slo), Some(met)) = (g.slo, is_met(g, a.permille)) else { continue };
             let (verdict, attained) = (if met { "meets" } else { "misses" }, g.attainment_ppm() as f64 / 1e4);
             let wanted = a.permille as f64 / 10.0;
             text += &format!("{} {verdict} its objective: {attained:.2} % within {slo}, of {wanted:.1} %\n", g.name);
@@ -262,11 +262,10 @@ mod tests {
             counters: Default::default(),
         };
         assert_eq!(sizes(&group), "1: 25 %, 2-3: 25 %, 16-31: 50 %");
-        let asked = Asked { arrivals: ArrivalSpec::Uniform(1.0), permille: 990 };
-        assert_eq!(is_met(&group, &asked), Some(true));
+        assert_eq!(is_met(&group, 990), Some(true));
         group.good = 98;
-        assert_eq!(is_met(&group, &asked), Some(false));
+        assert_eq!(is_met(&group, 990), Some(false));
         group.slo = None;
-        assert_eq!(is_met(&group, &asked), None);
+        assert_eq!(is_met(&group, 990), None);
     }
 }

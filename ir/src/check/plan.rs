@@ -203,13 +203,17 @@ fn rates(plan: &Plan, out: &mut Collect<'_>) {
     }
 }
 
-/// Tenants that run at once on more threads than there are cores: each was planned as though its cores were its own.
+/// Tenants that run at once on more threads than there are cores: each was planned as though its cores were its own. Where
+/// all routes have lanes of one size, tenants take turns on them.
 fn threads(plan: &Plan, out: &mut Collect<'_>) {
     let Some(host) = plan.derived.machine.devices.first() else { return };
     let most = |t: &Tenant| t.routes.iter().map(|r| u64::from(r.lanes).saturating_mul(r.threads.into())).max();
     let each: Vec<u64> = plan.authored.tenants().filter_map(most).collect();
     let total = each.iter().fold(0, |sum: u64, threads| sum.saturating_add(*threads));
-    if each.len() > 1 && total > u64::from(host.cores) {
+    let config = |r: &AuthoredRoute| (r.lanes, r.threads);
+    let mut configs = plan.authored.tenants().flat_map(|t| &t.routes).map(config);
+    let takes_turns = configs.next().is_some_and(|first| configs.all(|other| other == first));
+    if each.len() > 1 && !takes_turns && total > u64::from(host.cores) {
         let (tenants, cores) = (each.len(), host.cores);
         out.inside("tenants").warning(format!("{total} threads of {tenants} tenants on {cores} cores"));
     }

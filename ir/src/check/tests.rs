@@ -419,6 +419,9 @@ fn tenants_that_ask_for_too_much_are_warned_of() {
     assert!(warned(&plan, "requests/s it is planned for"));
     assert!(!warned(&plan, "threads of"));
     plan.authored.applications.push(plan.authored.applications[0].clone());
+    assert!(!warned(&plan, "threads of"), "they take turns on the same lanes");
+    let of_second = &mut plan.authored.applications[1].tenants[0].routes;
+    of_second.iter_mut().for_each(|r| (r.lanes, r.threads) = (1, 4));
     assert!(warned(&plan, "8 threads of 2 tenants on 4 cores"), "{:#?}", check_plan(&plan, "p.yaml"));
 }
 

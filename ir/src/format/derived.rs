@@ -34,6 +34,8 @@ struct TogetherTwin {
     carried_ppm: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     bound_ppm: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    verified_ppm: Option<u64>,
     busy_ppm: Vec<BusyTwin>,
 }
 
@@ -233,6 +235,7 @@ impl From<&Derived> for DerivedTwin {
             together: d.together.as_ref().map(|t| TogetherTwin {
                 carried_ppm: t.carried_ppm,
                 bound_ppm: t.bound_ppm,
+                verified_ppm: t.verified_ppm,
                 busy_ppm: t.busy_ppm.iter().map(|(lane, ppm)| BusyTwin { lane: lane.clone(), ppm: *ppm }).collect(),
             }),
             routes: d.routes.iter().map(|r| route_twin(r, &devices)).collect(),
@@ -365,6 +368,7 @@ impl DerivedTwin {
             together: self.together.map(|t| Together {
                 carried_ppm: t.carried_ppm,
                 bound_ppm: t.bound_ppm,
+                verified_ppm: t.verified_ppm,
                 busy_ppm: t.busy_ppm.into_iter().map(|b| (b.lane, b.ppm)).collect(),
             }),
             machine,
