@@ -29,9 +29,6 @@ use crate::segments::Segments;
 use crate::survey::{self, Searched};
 use crate::timeline;
 
-/// Routes that a tenant's batches may be parted between.
-const ROUTES_MAX: usize = 3;
-
 /// What was found for all tenants.
 pub(crate) struct Joint {
     pub(crate) tenants: Vec<Searched>,
@@ -210,7 +207,9 @@ fn station(
         instances: instances.collect(),
         memory: first.devices.iter().map(|d| d.memory).collect(),
     };
-    let terms: Vec<Terms> = members.iter().map(|m| Terms { slo: m.input.slo, millirate: m.input.millirate }).collect();
+    let part = |slo: Nanos| Nanos((u128::from(slo.0) * u128::from(input.caution.slo_permille) / 1000) as u64);
+    let terms: Vec<Terms> =
+        members.iter().map(|m| Terms { slo: m.input.slo.map(part), millirate: m.input.millirate }).collect();
     let memory = |point: &Point, segments: &Segments| -> Option<Vec<Bytes>> {
         let timeline = timeline::evaluate(&point.problem, segments).ok()?;
         let head = RouteHead { tenant: String::new(), share_permille: 0, parts: vec![] };
@@ -222,7 +221,7 @@ fn station(
     let (rounds, bound) = generator.run()?;
     let generated = generator.generated;
     let columns: Vec<&Column> = generated.iter().map(|g| &g.column).collect();
-    let chosen = master.choose(&columns, ROUTES_MAX, NODES_MAX)?;
+    let chosen = master.choose(&columns, input.caution.routes_max, NODES_MAX)?;
     drop(columns);
     Ok(Some((chosen.map(|chosen| Outcome { config, points, generated, chosen, master, rounds }), bound)))
 }

@@ -57,6 +57,34 @@ pub struct PlanInput<'a> {
     pub tandem: String,
     /// The models; each becomes an application of its own.
     pub tenants: Vec<TenantInput<'a>>,
+    /// How tenants are planned together, where they are.
+    pub caution: Caution,
+}
+
+/// How much a joint search keeps back: chance takes its part of latencies, which the programs know nothing of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caution {
+    /// Routes that a tenant's batches may be parted between.
+    pub routes_max: usize,
+    /// Part of each latency bound that routes may take, in per mille.
+    pub slo_permille: u64,
+}
+
+impl Caution {
+    /// From none to much, in the order worth trying.
+    pub const LEVELS: [Caution; 5] = [
+        Caution { routes_max: 3, slo_permille: 1000 },
+        Caution { routes_max: 1, slo_permille: 1000 },
+        Caution { routes_max: 1, slo_permille: 700 },
+        Caution { routes_max: 1, slo_permille: 500 },
+        Caution { routes_max: 1, slo_permille: 300 },
+    ];
+}
+
+impl Default for Caution {
+    fn default() -> Self {
+        Self::LEVELS[0]
+    }
 }
 
 impl<'a> PlanInput<'a> {
@@ -72,6 +100,7 @@ impl<'a> PlanInput<'a> {
             serving: Serving::default(),
             tandem: String::new(),
             tenants,
+            caution: Caution::default(),
         }
     }
 
