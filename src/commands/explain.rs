@@ -36,7 +36,8 @@ pub fn run(context: &Context, args: &ExplainArgs) -> Result<()> {
         ExplainFormat::Json => told.json(),
         ExplainFormat::Text | ExplainFormat::Html => {
             let (_, model) = models.iter().find(|(n, _)| *n == route.tenant).context(NO_MODEL)?;
-            explain::summary(&plan, &route.tenant, &model.graph, Some(route.batch)) + "\n" + &told.text()
+            let together: String = explain::together(&plan).iter().map(|line| format!("{line}\n")).collect();
+            together + &explain::summary(&plan, &route.tenant, &model.graph, Some(route.batch)) + "\n" + &told.text()
         }
     };
     write_out(args.output.as_deref(), &(text.trim_end().to_owned() + "\n"))

@@ -8,7 +8,7 @@ use tandem_ir::{Graph, Machine, Nanos, Plan, Profile, check, format};
 use tandem_onnx::import::Model;
 use tandem_planner::plan::{Caution, PlanInput, RebuildInput, TenantInput};
 use tandem_planner::search::Method;
-use tandem_planner::{PlanError, joint, shares};
+use tandem_planner::{PlanError, explain, joint, shares};
 
 use crate::bench::seconds;
 use crate::binding::{self, Wanted};
@@ -36,8 +36,9 @@ pub fn run(context: &Context, args: &PlanArgs) -> Result<()> {
     report(made, findings)?;
     write_out(args.output.as_deref(), &format::plan::to_yaml(&plan))?;
     for (tenant, graph) in &graphs {
-        context.say(&tandem_planner::explain::summary(&plan, tenant, graph, None));
+        context.say(&explain::summary(&plan, tenant, graph, None));
     }
+    explain::together(&plan).iter().for_each(|line| context.say(line));
     if let Some(path) = args.output.as_deref().filter(|p| *p != Path::new("-")) {
         context.say(&format!("written to {}", path.display()));
     }
@@ -46,7 +47,7 @@ pub fn run(context: &Context, args: &PlanArgs) -> Result<()> {
 
 /// Searches; of several tenants that are planned together, at each level of caution, and keeps what bears most in
 /// simulation.
-fn searched(context: &Context, mut input: PlanInput<'_>) -> Result<Plan> {
+fn searched(mut input: PlanInput<'_>) -> Result<Plan> {
     let levels: &[Caution] = if joint::applies(&input) { &Caution::LEVELS } else { &Caution::LEVELS[..1] };
     let (mut searching, mut verifying) = (0.0, 0.0);
     let mut best: Option<(Plan, Option<Verdict>)> = None;
@@ -83,13 +84,13 @@ fn searched(context: &Context, mut input: PlanInput<'_>) -> Result<Plan> {
     tracing::info!("search and bound in {searching:.2} s, verification in {verifying:.2} s");
     let Some((mut plan, verdict)) = best else { return answered(Err(failure.context("a level was tried")?)) };
     if let Some(verdict) = verdict {
-        note(context, &mut plan, &verdict)?;
+        note(&mut plan, &verdict)?;
     }
     Ok(plan)
 }
 
 /// Writes down what a plan bears; refuses one that does not bear what its tenants ask for.
-fn note(context: &Context, plan: &mut Plan, verdict: &Verdict) -> Result<()> {
+fn note(plan: &mut Plan, verdict: &Verdict) -> Result<()> {
     let is_asked = plan.authored.tenants().all(|t| t.millirate.is_some());
     if is_asked && verdict.ppm < 1_000_000 {
         negative(format!(
@@ -101,8 +102,6 @@ fn note(context: &Context, plan: &mut Plan, verdict: &Verdict) -> Result<()> {
     }
     if let Some(together) = &mut plan.derived.together {
         together.verified_ppm = Some(verdict.ppm);
-        let per_cent = verdict.ppm as f64 * 100.0 / together.carried_ppm.max(1) as f64;
-        context.say(&format!("verified by simulation: objectives are met at {per_cent:.0} % of what the routes carry"));
     }
     Ok(())
 }
@@ -169,7 +168,7 @@ fn fresh(context: &Context, args: &PlanArgs, wish: &Asked) -> Result<Made> {
         let cores = answered(shares::by_work(&input))?;
         input.tenants.iter_mut().zip(cores).for_each(|(tenant, cores)| tenant.cores = Some(cores));
     }
-    Ok((searched(context, input)?, graphs(models)))
+    Ok((searched(input)?, graphs(models)))
 }
 
 fn input<'a>(
@@ -261,14 +260,13 @@ fn again(context: &Context, args: &PlanArgs, from: &Path, wish: &Asked) -> Resul
         Method::None => {
             // What the search once did is told again, where the derived part still reads.
             let known = format::plan::from_yaml(&text, &file).ok().map(|p| p.derived);
-            rebuilt(context, authored, &machine, &gathered, known.as_ref(), models)
+            rebuilt(authored, &machine, &gathered, known.as_ref(), models)
         }
-        search => search_again(context, &authored, &machine, &gathered, search, models),
+        search => search_again(&authored, &machine, &gathered, search, models),
     }
 }
 
 fn rebuilt(
-    context: &Context,
     authored: Authored,
     machine: &Machine,
     gathered: &Gathered,
@@ -288,14 +286,13 @@ fn rebuilt(
     let derived = answered(tandem_planner::plan::rebuild(&authored, &input))?;
     let mut plan = Plan { authored, derived };
     if let Some(verdict) = verify::verify(&plan)? {
-        note(context, &mut plan, &verdict)?;
+        note(&mut plan, &verdict)?;
     }
     Ok((plan, graphs(models)))
 }
 
 /// Searches again; of several tenants each on the cores that its routes took.
 fn search_again(
-    context: &Context,
     authored: &Authored,
     machine: &Machine,
     gathered: &Gathered,
@@ -329,7 +326,7 @@ fn search_again(
         });
     }
     let input = input(machine, gathered, authored.objective, search, authored.serving.clone(), tenants);
-    Ok((searched(context, input)?, graphs(models)))
+    Ok((searched(input)?, graphs(models)))
 }
 
 /// The fingerprint plans record of a profile.

@@ -1,5 +1,6 @@
 //! Facts of a route beside its segments: what was asked of it, its operators with what flows between them, its lanes.
 
+use tandem_ir::format::scalar::Rate;
 use tandem_ir::graph::Graph;
 use tandem_ir::plan::{Application, AuthoredRoute, Batching, Objective, Plan, Tenant};
 use tandem_ir::units::{Bytes, Nanos};
@@ -25,6 +26,8 @@ pub struct Overview {
     pub tandem: String,
     /// Tenants of the plan, explained or not.
     pub tenants: usize,
+    /// What they carry together, in words; empty of one.
+    pub together: Vec<String>,
     /// Name and memory of each device, and what all routes of the plan hold of it.
     pub memory: Vec<(String, Bytes, Bytes)>,
 }
@@ -98,6 +101,29 @@ pub struct LaneLoad {
     pub link: bool,
 }
 
+/// What the tenants of a plan carry together: as routes would have it, as a simulation bore it, as nothing can exceed it;
+/// and what is busy then. Empty of one tenant.
+pub fn together(plan: &Plan) -> Vec<String> {
+    let Some(together) = &plan.derived.together else { return vec![] };
+    let rates: Vec<Option<u64>> = plan.authored.tenants().map(|t| t.millirate).collect();
+    let is_stated = rates.iter().any(Option::is_some);
+    let of = |ppm: u64| match is_stated {
+        true => format!("{:.1} % of the rates", ppm as f64 / 1e4),
+        // Where none is stated, each is taken to want one a second.
+        false => format!("{} requests/s of each", Rate(ppm / 1000)),
+    };
+    let mut line = format!("together: {} at most", of(together.carried_ppm));
+    if let Some(ppm) = together.verified_ppm {
+        line += &format!("; {} with random arrivals, by simulation", of(ppm));
+    }
+    if let (Some(bound), Some(gap)) = (together.bound_ppm, together.gap_ppm()) {
+        line += &format!("; proven: no plan carries more than {}, {:.1} % over it", of(bound), gap as f64 / 1e4);
+    }
+    let busy = |(lane, ppm): &(String, u64)| format!("{lane} {:.1} %", *ppm as f64 / 1e4);
+    let busy: Vec<String> = together.busy_ppm.iter().map(busy).collect();
+    vec![line, format!("busy then: {}", busy.join(", "))]
+}
+
 impl Overview {
     /// Of a plan.
     pub fn of(plan: &Plan) -> Self {
@@ -113,6 +139,7 @@ impl Overview {
             serving: plan.authored.serving.to_string(),
             tandem: plan.derived.tandem.clone(),
             tenants: plan.authored.tenants().count(),
+            together: together(plan),
             memory: memory.collect(),
         }
     }

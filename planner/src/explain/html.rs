@@ -68,8 +68,9 @@ fn about(plan: &Overview, shown: usize) -> String {
     };
     let part =
         if shown == plan.tenants { String::new() } else { format!(" Shown: {shown} of {} tenants.", plan.tenants) };
+    let together: String = plan.together.iter().map(|line| format!("<p>{}</p>", escaped(line))).collect();
     format!(
-        "<p>{}</p><p>Planned for {aim}, searched by {}; batches are closed by {}. tandem {}.{part}</p>",
+        "<p>{}</p><p>Planned for {aim}, searched by {}; batches are closed by {}. tandem {}.{part}</p>{together}",
         escaped(&plan.description),
         escaped(&plan.search),
         escaped(&plan.serving),

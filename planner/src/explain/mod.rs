@@ -12,7 +12,7 @@ mod json;
 mod svg;
 mod text;
 
-pub use facts::{AtomView, CopyView, Flow, LaneLoad, Overview, Terms};
+pub use facts::{AtomView, CopyView, Flow, LaneLoad, Overview, Terms, together};
 pub use text::summary;
 
 use std::collections::BTreeMap;

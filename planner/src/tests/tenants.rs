@@ -119,7 +119,7 @@ fn more_tenants_than_cores_share_them_by_lanes_of_one_thread() {
     let plan = plan::plan(&input(&graphs, &machine)).expect("feasible");
     assert!(plan.derived.routes.iter().all(|r| (r.lanes, r.threads) == (1, 1)));
     let findings = check_plan(&plan, "p.yaml");
-    assert!(findings.iter().any(|f| f.message == "3 threads of 3 tenants on 2 cores"), "{findings:#?}");
+    assert!(!findings.iter().any(|f| f.message.contains("threads of")), "they take turns: {findings:#?}");
 }
 
 #[test]
