@@ -291,7 +291,7 @@ fn rebuilt(
     Ok((plan, graphs(models)))
 }
 
-/// Searches again; of several tenants each on the cores that its routes took.
+/// Searches again; of several tenants that are not planned together, each on the cores that its routes took.
 fn search_again(
     authored: &Authored,
     machine: &Machine,
@@ -321,11 +321,17 @@ fn search_again(
             shapes: tenant.shapes.clone(),
             batching: tenant.batching.clone(),
             pins: tenant.pins.clone(),
-            cores: (models.len() > 1).then(|| shares::of_routes(&tenant.routes, machine)),
             ..TenantInput::new(&tenant.name, graph)
         });
     }
-    let input = input(machine, gathered, authored.objective, search, authored.serving.clone(), tenants);
+    let mut input = input(machine, gathered, authored.objective, search, authored.serving.clone(), tenants);
+    if input.tenants.len() > 1 && !joint::applies(&input) {
+        let own: Vec<u32> = authored.tenants().map(|t| shares::of_routes(&t.routes, machine)).collect();
+        // Tenants that took turns on the same cores have none of their own.
+        let is_apart = own.iter().sum::<u32>() <= machine.devices.first().map_or(0, |host| host.cores);
+        let cores = if is_apart { own } else { answered(shares::by_work(&input))? };
+        input.tenants.iter_mut().zip(cores).for_each(|(tenant, cores)| tenant.cores = Some(cores));
+    }
     Ok((searched(input)?, graphs(models)))
 }
 
