@@ -245,6 +245,7 @@ impl Scheduler {
         }
         self.due();
         self.dispatch();
+        self.make_use();
     }
 
     /// The next thing to do, until `None`.
@@ -276,6 +277,16 @@ impl Scheduler {
         }
         self.expire();
         self.hung();
+    }
+
+    /// Closes what there is room for sooner than was foreseen, whoever's event that came from.
+    fn make_use(&mut self) {
+        while let Some(server) = self.servers.iter_mut().position(|s| std::mem::take(&mut s.sooner)) {
+            for i in 0..self.servers[server].groups.len() {
+                self.form(self.servers[server].groups[i]);
+            }
+            self.dispatch();
+        }
     }
 
     /// Hands ready steps to lanes with room.

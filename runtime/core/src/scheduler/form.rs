@@ -15,6 +15,26 @@ use crate::device::{Completion, DeviceError, Ticket};
 /// The part of a batch's compute by which it comes early to a lane that tenants share: predictions are off by less.
 const SLACK_PART: u64 = 16;
 
+/// What is to be done about a tenant's requests.
+enum Next {
+    /// A batch is to be closed.
+    Batch(Chosen),
+    /// No route is left that holds this request, the first.
+    Nowhere(u32),
+    /// Nothing before this moment.
+    Until(Time),
+    /// Nothing until something happens.
+    Nothing,
+}
+
+/// A batch to be closed: its class and route, which has buffers for it, its items, and why.
+struct Chosen {
+    class: usize,
+    route: usize,
+    rows: u64,
+    why: Close,
+}
+
 /// The request that a batch begins with.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Head {
@@ -40,47 +60,57 @@ impl Scheduler {
     /// Closes as many batches of a tenant as its policy wants closed now.
     pub(super) fn form(&mut self, group: usize) {
         self.groups[group].timer = Time(u64::MAX);
-        while let Some(first) = self.first(group) {
-            let of = &self.groups[group];
-            let request = self.requests.get(first);
-            let (rows, failed) = (u64::from(request.rows), request.failures > 0);
-            let head = Head { rows, arrived: request.arrived, due: request.due };
-            let Some(class) = class::turn(&of.classes, rows) else {
-                if of.lost_since.is_some() {
-                    return;
+        loop {
+            match self.next(group, self.now) {
+                Next::Batch(chosen) => self.close(group, &chosen),
+                Next::Nowhere(request) => {
+                    self.take_out(request);
+                    self.reply(request, Outcome::Unavailable);
                 }
-                // The routes that are left have smaller batches: nothing here can take it any more.
-                self.take_out(first);
-                self.reply(first, Outcome::Unavailable);
-                continue;
-            };
-            let view = self.view(group, class, head);
-            // A request that has failed before runs alone, as soon as there is room.
-            let decision = match failed {
-                true if view.computing > view.servers => Decision::Wait,
-                true => Decision::Close(rows, Close::Idle),
-                false => batcher::decide(&of.policy, &view),
-            };
-            match decision {
-                Decision::Close(most, why) => {
-                    if !self.close(group, class, if failed || of.alone { rows } else { most.max(rows) }, why) {
-                        return;
-                    }
-                }
-                Decision::Until(at) => {
+                Next::Until(at) => {
                     self.groups[group].timer = at;
                     return;
                 }
-                Decision::Wait => return,
+                Next::Nothing => return,
             }
         }
     }
 
-    /// Closes what may be closed on a server that something has changed on.
-    pub(super) fn form_on(&mut self, server: usize) {
-        for i in 0..self.servers[server].groups.len() {
-            self.form(self.servers[server].groups[i]);
+    /// What is to be done about a tenant's requests, were it this moment and nothing else had happened.
+    fn next(&self, group: usize, now: Time) -> Next {
+        let Some(first) = self.first(group) else { return Next::Nothing };
+        let of = &self.groups[group];
+        let request = self.requests.get(first);
+        let (rows, failed) = (u64::from(request.rows), request.failures > 0);
+        let head = Head { rows, arrived: request.arrived, due: request.due };
+        let Some(class) = class::turn(&of.classes, rows) else {
+            // Where routes are left they have smaller batches: nothing here can take it any more.
+            return if of.lost_since.is_some() { Next::Nothing } else { Next::Nowhere(first) };
+        };
+        let view = self.view(group, class, head);
+        let view = View { now, free_at: view.free_at.max(now), ..view };
+        // A request that has failed before runs alone, as soon as there is room.
+        let decision = match failed {
+            true if view.computing > view.servers => Decision::Wait,
+            true => Decision::Close(rows, Close::Idle),
+            false => batcher::decide(&of.policy, &view),
+        };
+        match decision {
+            Decision::Close(most, why) => {
+                let most = if failed || of.alone { rows } else { most.max(rows) };
+                let chosen = self.choose(group, class, most);
+                chosen.map_or(Next::Nothing, |(route, rows)| Next::Batch(Chosen { class, route, rows, why }))
+            }
+            Decision::Until(at) => Next::Until(at),
+            Decision::Wait => Next::Nothing,
         }
+    }
+
+    /// A tenant with a batch that its policy would close, were it this moment and nothing else had happened. `None` after
+    /// every event: a batch is closed by the event that makes room for it.
+    pub fn overlooked(&self, now: Time) -> Option<usize> {
+        let left = |g: &usize| matches!(self.next(*g, now), Next::Batch(_) | Next::Nowhere(_));
+        (0..self.groups.len()).find(left)
     }
 
     /// What the policy looks at, if the next batch is this class's and begins with this request.
@@ -141,9 +171,9 @@ impl Scheduler {
         (!queue.is_empty()).then_some(queue.head)
     }
 
-    /// Closes a batch of at most so many items; false where no set of buffers is free.
-    fn close(&mut self, group: usize, class: usize, most: u64, why: Close) -> bool {
-        let Some((route, rows)) = self.choose(group, class, most) else { return false };
+    /// Closes a batch.
+    fn close(&mut self, group: usize, chosen: &Chosen) {
+        let Chosen { class, route, rows, why } = *chosen;
         let place = self.batches.enter();
         let members = self.gather(group, rows, place);
         let due = self.requests.iter(members).map(|(_, r)| r.due).min().unwrap_or(self.now);
@@ -172,7 +202,6 @@ impl Scheduler {
         self.groups[group].classes[class].target = target;
         self.actions.push_back(Action::Form(Ticket { route: route as u32, batch: id, ring, step: 0 }));
         self.offer(place);
-        true
     }
 
     /// The route that a batch of at most so many items takes, and how many of them; `None` where no buffers are free.
@@ -183,11 +212,10 @@ impl Scheduler {
         let rows = self.fitting(group, all.min(self.routes[best].route.batch));
         let rows = if rows == 0 { all } else { rows };
         let routes = &self.groups[group].classes[class].routes;
-        let free = |r: &&usize| {
-            let state = &self.routes[**r];
-            state.usable && state.route.batch >= rows && !state.idle.is_empty()
-        };
-        routes.iter().find(free).map(|route| (*route, rows))
+        let holds = |r: &&usize| self.routes[**r].usable && self.routes[**r].route.batch >= rows;
+        let route = *routes.iter().find(holds)?;
+        // A larger one that is free would cost more for the same: the requests wait, and may be more by then.
+        (!self.routes[route].idle.is_empty()).then_some((route, rows))
     }
 
     /// Items of the requests at the head of the queue that fit into so many; those that failed before run alone.
@@ -276,10 +304,8 @@ impl Scheduler {
         if over {
             self.complete(place);
         }
-        match () {
-            () if computed => self.form_on(server),
-            () if uploaded || over => self.form(group),
-            () => {}
+        if uploaded || over {
+            self.form(group);
         }
     }
 
@@ -351,14 +377,13 @@ impl Scheduler {
     }
 
     pub(super) fn step_failed(&mut self, place: usize, step: usize, error: &DeviceError) {
-        let server = self.server_of(place);
         let batch = self.batches.get_mut(place);
-        let flying = batch.state == BatchState::Flying;
+        let (flying, group) = (batch.state == BatchState::Flying, self.routes[batch.route].group);
         batch.execution.as_mut().expect("a batch on its way has one").failed(step, "failed");
         match flying {
             true => self.abandon(place, Some(error)),
             false => self.release_if_over(place),
         }
-        self.form_on(server);
+        self.form(group);
     }
 }

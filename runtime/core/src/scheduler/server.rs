@@ -36,11 +36,13 @@ pub(super) struct Server {
     pub(super) groups: Vec<usize>,
     /// In the order in which they are served: those that cannot be overtaken at the end of a step, then by urgency.
     flying: Vec<Flying>,
+    /// There may be room sooner than was foreseen when its tenants were looked at last.
+    pub(super) sooner: bool,
 }
 
 impl Server {
     pub(super) fn new(lane: usize, width: usize, in_flight: usize) -> Self {
-        Self { lane, width, groups: vec![], flying: Vec::with_capacity(in_flight) }
+        Self { lane, width, groups: vec![], flying: Vec::with_capacity(in_flight), sooner: false }
     }
 
     /// Batches that a further one would come after, were it due by then.
@@ -82,7 +84,9 @@ impl Server {
         if is_last {
             let mut flying = self.flying.remove(place);
             flying.is_last = true;
-            self.flying.insert(self.flying.partition_point(|f| f.is_last), flying);
+            let to = self.flying.partition_point(|f| f.is_last);
+            self.flying.insert(to, flying);
+            self.sooner |= to != place;
         }
         self.foresee(now);
     }
@@ -91,6 +95,7 @@ impl Server {
     pub(super) fn leave(&mut self, batch: u64, now: Time) {
         if let Some(place) = self.place(batch) {
             self.flying.remove(place);
+            self.sooner = true;
             self.foresee(now);
         }
     }
@@ -104,7 +109,8 @@ impl Server {
             let free = i.checked_sub(self.width).map_or(Time::ZERO, |front| self.flying[front].end);
             let flying = &mut self.flying[i];
             let begin = flying.began.unwrap_or_else(|| flying.uploaded.max(free).max(now));
-            flying.end = Time(begin.0.saturating_add(flying.calc));
+            let end = Time(begin.0.saturating_add(flying.calc));
+            self.sooner |= std::mem::replace(&mut flying.end, end) > end;
         }
     }
 }

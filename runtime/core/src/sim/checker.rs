@@ -1,5 +1,6 @@
 //! Rules that hold after every event of a world, whatever goes wrong in it. The checker keeps books of its own from
-//! events and actions alone; it asks the scheduler for nothing but the members of a batch just formed.
+//! events and actions alone; it asks the scheduler for nothing but the members of a batch just formed, and whom its
+//! policies overlook.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -38,6 +39,8 @@ pub enum Canary {
     SkipDependency,
     /// A batch is formed without saying so.
     ForgetForm,
+    /// A batch that was to wait until a moment still waits after it.
+    Oversleep,
 }
 
 /// Breaks a rule, once, well into the world.
@@ -49,6 +52,13 @@ struct Breaker {
 }
 
 impl Breaker {
+    /// Whether a batch is slept through now; `due` is whether one is.
+    fn oversleeps(&mut self, due: bool) -> bool {
+        let fits = self.canary == Canary::Oversleep && due;
+        self.pass -= u32::from(fits && self.pass > 0);
+        fits && self.pass == 0
+    }
+
     /// The actions as the checker is told them.
     fn tell(&mut self, action: &Action) -> Vec<Action> {
         let fits = match (self.canary, action) {
@@ -177,7 +187,7 @@ impl Checker {
     ///
     /// # Errors
     /// A rule is broken.
-    pub fn event(&mut self, now: Time, event: &Event, _scheduler: &Scheduler) -> Result<(), Violation> {
+    pub fn event(&mut self, now: Time, event: &Event, scheduler: &Scheduler) -> Result<(), Violation> {
         if now < self.now {
             return self.broken("time passes", format!("{} after {}", now.0, self.now.0));
         }
@@ -212,7 +222,14 @@ impl Checker {
                 self.back(*device);
                 self.whole_since = self.lost.is_empty().then_some(now);
             }
-            Event::Cancel(_) | Event::Drain | Event::Tick => {}
+            Event::Tick => {
+                // As if it had been handled, and nothing done.
+                let overlooked = scheduler.overlooked(now);
+                if self.breaker.as_mut().is_some_and(|b| b.oversleeps(overlooked.is_some())) {
+                    return self.none_overlooked(overlooked);
+                }
+            }
+            Event::Cancel(_) | Event::Drain => {}
         }
         Ok(())
     }
@@ -418,7 +435,16 @@ impl Checker {
                 }
             }
         }
-        Ok(())
+        self.none_overlooked(scheduler.overlooked(now))
+    }
+
+    fn none_overlooked(&self, overlooked: Option<usize>) -> Result<(), Violation> {
+        match overlooked {
+            Some(tenant) => {
+                self.broken("what can be closed is closed", format!("tenant {tenant} has a batch to close"))
+            }
+            None => Ok(()),
+        }
     }
 
     /// The world is over: everything was drained.

@@ -146,6 +146,32 @@ fn a_batch_takes_the_smallest_route_that_holds_it_or_fills_a_smaller_one() {
 }
 
 #[test]
+fn a_batch_does_not_take_a_larger_route_because_its_own_has_no_buffers_left() {
+    // Two batches of four take less than one of eight; and of those that share none each is one.
+    let steep = |batch, calc| route("a", batch, &[("cpu>gpu0", 1), ("gpu0", calc), ("gpu0>cpu", 1)]);
+    let routes = vec![Route { share_permille: 0, ..steep(4, 10) }, steep(8, 24)];
+    let of = |policy, routes: &[Route]| Tenant::new("a", policy, routes.to_vec());
+    let mut lone = of(at_once(), &[1, 2, 4, 8].map(offload));
+    lone.spec.alone = true;
+    let tenants = [(of(Policy::AdtFlow, &routes), 4), (of(fixed(&[4], 1), &routes), 4), (lone, 1)];
+    for (tenant, expected) in tenants {
+        let mut stage = Stage::new(&setup(1, vec![tenant]));
+        for n in 0..500 {
+            stage.until(at(n)).arrive(0);
+        }
+        stage.finish();
+        assert!(
+            stage.formed.iter().all(|f| f.size == expected),
+            "{:?}",
+            stage.formed.iter().find(|f| f.size > expected)
+        );
+        // And the accelerator never waits.
+        let calc = stage.on("gpu0");
+        assert!(calc.windows(2).all(|w| w[1].start == w[0].end) && calc.len() > 30, "{}", calc.len());
+    }
+}
+
+#[test]
 fn routes_with_shares_take_turns_and_those_without_stand_in_for_them() {
     let steps = |lane: &'static str| [(lane, 10)];
     let gpu = |batch, share| Route { share_permille: share, ..route("a", batch, &steps("gpu0")) };

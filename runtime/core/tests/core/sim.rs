@@ -49,6 +49,7 @@ fn broken_rules_are_noticed() {
         Canary::ForgetRetire,
         Canary::SkipDependency,
         Canary::ForgetForm,
+        Canary::Oversleep,
     ];
     for canary in all {
         let noticed = (0..20).filter(|seed| {

@@ -255,6 +255,19 @@ fn who_takes_a_request_back_is_answered_at_once_wherever_it_is() {
 }
 
 #[test]
+fn who_waits_for_a_batch_that_is_taken_back_goes_at_once() {
+    let tenant = |name| Tenant::new(name, at_once(), vec![route(name, 2, &[("gpu0", 10)])]);
+    let mut stage = Stage::new(&setup(1, vec![tenant("a"), tenant("b")]));
+    let first = stage.arrive(0);
+    let other = stage.until(at(1)).arrive(1);
+    stage.until(at(2)).handle(Event::Cancel(first));
+    assert_eq!(stage.batches(), [vec![first], vec![other]]);
+    // As soon as what runs has ended.
+    stage.finish();
+    assert_eq!(stage.reply(other).0, at(20));
+}
+
+#[test]
 fn patience_ends_in_the_queue_and_not_in_a_batch() {
     let mut stage = four(at_once());
     // One computes, one is uploaded, two wait.
