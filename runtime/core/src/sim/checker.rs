@@ -2,7 +2,7 @@
 //! events and actions alone; it asks the scheduler for nothing but the members of a batch just formed, and whom its
 //! policies overlook.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use tandem_ir::plan::{Policy, Route};
@@ -31,7 +31,7 @@ pub enum Canary {
     LoseReply,
     /// A request is answered twice.
     ReplyTwice,
-    /// A set of buffers is given back before the batch is over.
+    /// A set of buffers is given back while a command of its batch is on a lane.
     RetireEarly,
     /// A set of buffers is never given back.
     ForgetRetire,
@@ -63,7 +63,8 @@ impl Breaker {
     fn tell(&mut self, action: &Action) -> Vec<Action> {
         let fits = match (self.canary, action) {
             (Canary::LoseReply | Canary::ReplyTwice, Action::Reply { .. })
-            | (Canary::RetireEarly | Canary::ForgetRetire, Action::Retire(_))
+            | (Canary::RetireEarly, Action::Submit(_))
+            | (Canary::ForgetRetire, Action::Retire(_))
             | (Canary::ForgetForm, Action::Form(_)) => true,
             (Canary::SkipDependency, Action::Submit(command)) => {
                 command.ticket.step + 1 < command.route.steps.len() as u32
@@ -77,10 +78,7 @@ impl Breaker {
         self.pass = u32::MAX;
         match (self.canary, action) {
             (Canary::ReplyTwice, _) => vec![action.clone(), action.clone()],
-            (Canary::RetireEarly, Action::Retire(ticket)) => {
-                // As if the next batch in these buffers were given back too.
-                vec![action.clone(), Action::Retire(Ticket { batch: ticket.batch + (1 << 32), ..*ticket })]
-            }
+            (Canary::RetireEarly, Action::Submit(command)) => vec![action.clone(), Action::Retire(command.ticket)],
             (Canary::SkipDependency, Action::Submit(command)) => {
                 let mut early = command.clone();
                 early.ticket.step += 1;
@@ -111,6 +109,7 @@ struct Flight {
     ring: (u32, u32),
     submitted: BTreeSet<u32>,
     done: BTreeSet<u32>,
+    /// Commands that are on no queue any more: they have ended, or were there when their device came back.
     ended: usize,
     failed: bool,
     members: Vec<u32>,
@@ -131,7 +130,8 @@ pub struct Checker {
     queues: Vec<BTreeMap<u64, u32>>,
     flights: BTreeMap<u64, Flight>,
     rings: BTreeSet<(u32, u32)>,
-    on_queue: Vec<usize>,
+    /// By queue: batches of the commands on it, in order.
+    on_queue: Vec<VecDeque<u64>>,
     /// By queue: its lane where that is one of threads, and threads of the command on it.
     threads_lane: Vec<Option<usize>>,
     threads_on: Vec<u32>,
@@ -166,7 +166,7 @@ impl Checker {
             queues: vec![BTreeMap::new(); setup.groups.len()],
             flights: BTreeMap::new(),
             rings: BTreeSet::new(),
-            on_queue: vec![0; setup.queues().count()],
+            on_queue: vec![VecDeque::new(); setup.queues().count()],
             threads_lane,
             threads_on: vec![0; setup.queues().count()],
             cores: setup.lanes.iter().map(|l| l.slots as u32).collect(),
@@ -237,13 +237,22 @@ impl Checker {
     /// Nothing is on the lanes of a device that comes back.
     fn back(&mut self, device: usize) {
         for queue in (0..self.on_queue.len()).filter(|q| self.device_of[*q] == device).collect::<Vec<_>>() {
-            (self.on_queue[queue], self.threads_on[queue]) = (0, 0);
+            for batch in std::mem::take(&mut self.on_queue[queue]) {
+                if let Some(flight) = self.flights.get_mut(&batch) {
+                    (flight.ended, flight.failed) = (flight.ended + 1, true);
+                }
+            }
+            self.threads_on[queue] = 0;
         }
     }
 
     fn ended(&mut self, completion: &Completion) -> Result<(), Violation> {
         let Completion { ticket, lane, result, .. } = completion;
-        self.on_queue[*lane] = self.on_queue[*lane].saturating_sub(1);
+        if self.on_queue[*lane].front() != Some(&ticket.batch) {
+            // It was there when its device came back, and is nobody's any more.
+            return Ok(());
+        }
+        self.on_queue[*lane].pop_front();
         self.threads_on[*lane] = 0;
         let Some(flight) = self.flights.get_mut(&ticket.batch) else {
             return self.broken("buffers outlive their commands", format!("{ticket:?} ends after its batch"));
@@ -350,8 +359,8 @@ impl Checker {
 
     fn submitted(&mut self, command: &crate::device::Command) -> Result<(), Violation> {
         let (queue, ticket) = (command.lane, command.ticket);
-        self.on_queue[queue] += 1;
-        if self.on_queue[queue] > self.depth[queue] {
+        self.on_queue[queue].push_back(ticket.batch);
+        if self.on_queue[queue].len() > self.depth[queue] {
             return self.broken("queues hold as many commands as they may", format!("queue {queue}: {ticket:?}"));
         }
         if let Some(lane) = self.threads_lane[queue] {
@@ -408,9 +417,7 @@ impl Checker {
             return self.broken("buffers are given back once", format!("{ticket:?}"));
         };
         self.rings.remove(&flight.ring);
-        // Commands of a device that was reset never end; their buffers are free all the same.
-        let reset = flight.failed || self.whole_since != Some(Time::ZERO);
-        if flight.ended != flight.submitted.len() && !reset {
+        if flight.ended != flight.submitted.len() {
             return self.broken("buffers outlive their commands", format!("{ticket:?}"));
         }
         Ok(())
