@@ -141,11 +141,17 @@ impl Arrivals {
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            let seconds = line.parse::<f64>().is_ok();
-            let Ok(since) = (if seconds { format!("{line}s") } else { line.to_owned() }).parse::<Nanos>() else {
+            let since = match line.parse::<f64>() {
+                // What is beyond the last moment there is, is none.
+                Ok(seconds) => {
+                    Some(seconds * 1e9).filter(|n| (0.0..u64::MAX as f64).contains(n)).map(|n| n.round() as u64)
+                }
+                Err(_) => line.parse::<Nanos>().ok().map(|n| n.0),
+            };
+            let Some(since) = since else {
                 return error(place(), "a moment in seconds, or a duration like 12.5ms", line);
             };
-            let time = Time(since.0);
+            let time = Time(since);
             if times.back().is_some_and(|last| *last > time) {
                 return error(place(), "a moment that is not before the one above", line);
             }
@@ -243,7 +249,10 @@ mod tests {
         let bad = |text: &str| Arrivals::trace(text).expect_err("no trace").to_string();
         assert_eq!(bad("1\nsoon\n"), "line 2: expected a moment in seconds, or a duration like 12.5ms, found \"soon\"");
         assert_eq!(bad("1\n0.5\n"), "line 2: expected a moment that is not before the one above, found \"0.5\"");
-        assert!(bad("-1\n").starts_with("line 1"));
+        ["-1", "nan", "inf", "1e300"].iter().for_each(|text| assert!(bad(text).starts_with("line 1"), "{text}"));
+        // As programs write them.
+        let printed = Arrivals::trace("1e-05\n0.012500000000000001\n1e3").expect("a trace");
+        assert_eq!(nanos(printed, 9), [10_000, 12_500_000, 1_000_000_000_000]);
         assert!(Arrivals::new(&"trace:a:b".parse().expect("a stream"), 0).is_none());
     }
 
