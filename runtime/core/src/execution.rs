@@ -232,11 +232,6 @@ impl Execution {
         self.failure.as_ref().map(|(step, why)| (*step, why.as_str()))
     }
 
-    /// Whether this step is done.
-    pub fn is_done(&self, step: usize) -> bool {
-        self.progress[step] == Progress::Done
-    }
-
     fn end(&mut self, step: usize, how: Progress) {
         assert_eq!(self.progress[step], Progress::Submitted, "step {step} ends once, after it was submitted");
         self.progress[step] = how;

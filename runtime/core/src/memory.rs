@@ -57,20 +57,6 @@ impl fmt::Display for Excess {
     }
 }
 
-/// Peak bytes alive by position of the device, when the steps run one at a time in the order of the list. A floor of
-/// what steps side by side may need.
-///
-/// # Errors
-/// The first step that reads or frees a value where it is not, or writes one that is there already.
-pub fn peak_in_order(route: &Route) -> Result<Vec<Bytes>, MemoryError> {
-    let mut alive = Alive::new(route);
-    for step in 0..route.steps.len() {
-        alive.begin(step)?;
-        alive.end(step)?;
-    }
-    Ok(alive.peak)
-}
-
 /// Peak bytes alive by position of the device, when the steps run at these moments.
 ///
 /// # Errors

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use tandem_core::memory::peak_in_order;
 use tandem_core::rng::Rng;
 use tandem_core::{EmulationOptions, Execution, emulate};
 use tandem_ir::arena::{ALIGNMENT, DeviceLayout, layout, memory};
 use tandem_ir::plan::{Action, MemoryUse, Route, RouteTensor, Step};
 use tandem_ir::{Bytes, DType};
 
+use crate::memory::peak_in_order;
 use crate::routes::{route, segment, step};
 
 const DEVICES: usize = 3;

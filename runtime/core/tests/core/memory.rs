@@ -1,12 +1,18 @@
-use tandem_core::memory::{Span, excess, peak, peak_in_order};
+use tandem_core::memory::{MemoryError, Span, excess, peak};
 use tandem_core::{EmulationOptions, emulate};
-use tandem_ir::plan::Action;
+use tandem_ir::plan::{Action, Route};
 use tandem_ir::{Bytes, Time};
 
 use crate::routes::{self, segment, step, tensor};
 
 fn span(start: u64, end: u64) -> Span {
     Span { start: Time(start), end: Time(end) }
+}
+
+/// The peak when the steps run one at a time in the order of the list: a floor of what steps side by side may need.
+pub fn peak_in_order(route: &Route) -> Result<Vec<Bytes>, MemoryError> {
+    let spans: Vec<Span> = (0..route.steps.len() as u64).map(|n| span(2 * n, 2 * n + 1)).collect();
+    peak(route, &spans)
 }
 
 #[test]
