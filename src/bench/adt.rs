@@ -207,7 +207,7 @@ impl Subject {
 
     /// The rate a second that no overlapped batch size carries.
     fn limit(&self) -> f64 {
-        Mode::Flow.rate_max(&self.lines, false) * 1e9
+        Mode::Flow.rate_max(&self.lines) * 1e9
     }
 
     fn steady(&self, rate: f64, (mode, name, policy): (Mode, &'static str, Policy)) -> Result<Steady> {
@@ -225,8 +225,8 @@ impl Subject {
 
     fn capacity(&self, bound: Option<f64>) -> Result<Capacity> {
         let closed = MODES.map(|(mode, ..)| match bound {
-            Some(bound) => mode.within(&self.lines, bound * 1e6, false).map(|w| w.rate * 1e9),
-            None => Some(mode.rate_max(&self.lines, false) * 1e9).filter(|r| r.is_finite()),
+            Some(bound) => mode.within(&self.lines, bound * 1e6).map(|w| w.rate * 1e9),
+            None => Some(mode.rate_max(&self.lines) * 1e9).filter(|r| r.is_finite()),
         });
         let mut simulated = [0.0; 3];
         for (found, (_, _, policy)) in simulated.iter_mut().zip(&MODES) {

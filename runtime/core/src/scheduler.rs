@@ -59,7 +59,7 @@ pub enum Event {
     Ended(Completion),
     /// A device is gone. Commands on it still complete, as failed, or are taken for ended when it comes back.
     DeviceLost(usize),
-    /// A device is there again, with nothing on its lanes.
+    /// A device is there again, with nothing on its lanes: what ends later of what was there is left out.
     DeviceBack(usize),
     /// A request's sender does not want it any more. Unknown numbers are ignored: the reply may be on its way.
     Cancel(u32),
@@ -189,8 +189,7 @@ impl Scheduler {
     /// As [`Setup::of`], or a route that contradicts itself.
     pub fn new(setup: &Setup, now: Time) -> Result<Self, SetupError> {
         setup.check()?;
-        let mut group_of = vec![0; setup.routes.len()];
-        setup.groups.iter().enumerate().for_each(|(g, group)| group.routes.iter().for_each(|r| group_of[*r] = g));
+        let group_of = setup.group_of();
         let route = |i: usize| RouteState::new(setup, i, group_of[i]);
         let mut routes = (0..setup.routes.len()).map(route).collect::<Result<Vec<_>, _>>()?;
         let mut servers = vec![];
@@ -226,8 +225,7 @@ impl Scheduler {
     /// Takes in what happened.
     ///
     /// # Panics
-    /// If time goes backwards, or an event contradicts what was asked for: a request's number that is not free, the end
-    /// of a command that was not submitted.
+    /// If time goes backwards, or a request's number is not free.
     pub fn handle(&mut self, now: Time, event: Event) {
         assert!(now >= self.now, "time goes backwards: from {} to {}", self.now.0, now.0);
         self.now = now;

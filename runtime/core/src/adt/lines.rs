@@ -17,16 +17,15 @@ impl Line {
         self.slope * batch + self.fixed
     }
 
+    /// So many times as long.
+    pub(super) fn times(&self, factor: f64) -> Self {
+        Self { slope: self.slope * factor, fixed: self.fixed * factor }
+    }
+
     /// The line nearest to points (size, nanoseconds) by least squares, neither slope nor fixed part negative; one point:
     /// all of it fixed.
     pub fn fitted(points: &[(f64, f64)]) -> Self {
         fit(points.iter().copied(), Self::default())
-    }
-
-    /// The line through two points (size, nanoseconds). Where it would fall or begin below zero, the nearest line that
-    /// does not: flat through the mean, or through zero and the mean.
-    pub fn through(a: (f64, f64), b: (f64, f64)) -> Self {
-        fit([a, b].into_iter(), Self::default())
     }
 }
 
@@ -223,11 +222,11 @@ mod tests {
 
     #[test]
     fn two_points_make_a_line_that_neither_falls_nor_begins_below_zero() {
-        assert_eq!(Line::through((2.0, 10.0), (6.0, 18.0)), Line { slope: 2.0, fixed: 6.0 });
-        assert_eq!(Line::through((2.0, 10.0), (6.0, 8.0)), Line { slope: 0.0, fixed: 9.0 });
-        let through_zero = Line::through((1.0, 1.0), (2.0, 4.0));
+        assert_eq!(Line::fitted(&[(2.0, 10.0), (6.0, 18.0)]), Line { slope: 2.0, fixed: 6.0 });
+        assert_eq!(Line::fitted(&[(2.0, 10.0), (6.0, 8.0)]), Line { slope: 0.0, fixed: 9.0 });
+        let through_zero = Line::fitted(&[(1.0, 1.0), (2.0, 4.0)]);
         assert_eq!((through_zero.slope, through_zero.fixed), (9.0 / 5.0, 0.0));
-        assert_eq!(Line::through((3.0, 6.0), (3.0, 8.0)), Line { slope: 0.0, fixed: 7.0 });
+        assert_eq!(Line::fitted(&[(3.0, 6.0), (3.0, 8.0)]), Line { slope: 0.0, fixed: 7.0 });
     }
 
     fn sample(batch: u64, lines: &Lines) -> PhaseSample {

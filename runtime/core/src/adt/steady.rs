@@ -4,7 +4,7 @@
 //! (c) and download (d), K and M their sums, b the batch size, T the latency of a batch's first request. Numbers in
 //! brackets are the formulas' numbers in the project's design notes.
 
-use super::lines::Lines;
+use super::lines::{Line, Lines};
 
 /// How batches follow each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,14 +37,14 @@ pub struct Within {
 
 impl Mode {
     /// The rate that no batch size carries, in requests a nanosecond: (2.3), (2.7), and for flow the slowest of the three
-    /// servers (or, with one copy engine, of compute and both copies). Infinite where nothing takes time an item.
-    pub fn rate_max(self, lines: &Lines, one_copy_engine: bool) -> f64 {
+    /// servers. Infinite where nothing takes time an item.
+    pub fn rate_max(self, lines: &Lines) -> f64 {
         let (up, calc, down) = (lines.up.slope, lines.calc.slope, lines.down.slope);
         match self {
             Self::Serial => 1.0 / lines.turn().slope,
             // Nothing bounds it where copies are slower than compute: the formulas leave copies' own limits out.
             Self::Slide => 1.0 / (calc - up).max(0.0),
-            Self::Flow => 1.0 / calc.max(if one_copy_engine { up + down } else { up.max(down) }),
+            Self::Flow => 1.0 / calc.max(up).max(down),
         }
     }
 
@@ -73,40 +73,40 @@ impl Mode {
         }
     }
 
-    /// The largest batch and the highest rate whose latency stays within a bound in nanoseconds, (2.4), (2.8), (2.12);
-    /// `None` where the bound is below what a lone request takes twice over. Slide's rate is the printed one.
-    pub fn within(self, lines: &Lines, bound: f64, one_copy_engine: bool) -> Option<Within> {
+    /// The largest batch (not rounded) whose latency stays within a bound in nanoseconds, where so many batches compute at
+    /// once (at least 1), for each of which only a part of the time is left to fill: (2.4), (2.8), (2.12) with one. Infinite
+    /// where nothing takes time an item; `None` where the bound is below what a batch of nothing takes.
+    pub fn largest(self, lines: &Lines, bound: f64, servers: usize) -> Option<f64> {
         let Lines { up, calc, down } = lines;
-        let (batch, rate): (f64, f64) = match self {
-            Self::Serial => {
-                let turn = lines.turn();
-                ((bound - 2.0 * turn.fixed) / (2.0 * turn.slope), (1.0 - 2.0 * turn.fixed / bound) / turn.slope)
-            }
-            Self::Slide => {
-                let slope = calc.slope - up.slope;
-                ((bound - 2.0 * calc.fixed) / (2.0 * calc.slope), (1.0 - 2.0 * calc.fixed / bound) / slope)
-            }
+        let fill = 1.0 / servers as f64;
+        let latency = match self {
+            Self::Serial => lines.turn().times(1.0 + fill),
+            Self::Slide => calc.times(1.0 + fill),
             Self::Flow => {
-                let fixed = 2.0 * calc.fixed + up.fixed + down.fixed;
-                let batch = (bound - fixed) / (2.0 * calc.slope + up.slope + down.slope);
-                let copies = match one_copy_engine {
-                    true => up.at(batch) + down.at(batch),
-                    false => up.at(batch).max(down.at(batch)),
-                };
-                (batch, batch / calc.at(batch).max(copies))
+                let calc = calc.times(1.0 + fill);
+                Line { slope: calc.slope + up.slope + down.slope, fixed: calc.fixed + up.fixed + down.fixed }
             }
         };
-        (batch > 0.0).then_some(Within { batch, rate })
+        let spare = bound - latency.fixed;
+        match latency.slope > 0.0 {
+            true => Some(spare / latency.slope).filter(|batch| *batch > 0.0),
+            false => (spare >= 0.0).then_some(f64::INFINITY),
+        }
     }
-}
 
-/// The rate that slide's own window admits within a bound, exactly: the printed form of (2.8) is the special case
-/// `k_u m_c = k_c m_u`. Requests a nanosecond; `None` where the bound is too small.
-pub fn slide_rate_exact(lines: &Lines, bound: f64) -> Option<f64> {
-    let Lines { up, calc, .. } = lines;
-    let spare = bound - 2.0 * calc.fixed;
-    let window = (calc.slope - up.slope) * bound + 2.0 * (up.slope * calc.fixed - calc.slope * up.fixed);
-    (spare > 0.0 && window > 0.0).then(|| spare / window)
+    /// The largest batch and the highest rate whose latency stays within a bound in nanoseconds, (2.4), (2.8), (2.12), where
+    /// one batch computes at a time; `None` where the bound is below what a lone request takes twice over. Slide's rate is
+    /// the printed one.
+    pub fn within(self, lines: &Lines, bound: f64) -> Option<Within> {
+        let Lines { up, calc, down } = lines;
+        let batch = self.largest(lines, bound, 1)?;
+        let rate = match self {
+            Self::Serial => (1.0 - 2.0 * lines.turn().fixed / bound) / lines.turn().slope,
+            Self::Slide => (1.0 - 2.0 * calc.fixed / bound) / (calc.slope - up.slope),
+            Self::Flow => batch / calc.at(batch).max(up.at(batch)).max(down.at(batch)),
+        };
+        Some(Within { batch, rate })
+    }
 }
 
 /// The next batch's size (2.13), at the moment one was submitted: such that its upload ends as that batch's compute does.
@@ -116,22 +116,23 @@ pub fn next_batch(lines: &Lines, rate: f64, remaining: f64, calc: f64) -> f64 {
     (rate * (remaining + calc - lines.up.fixed) / (1.0 + lines.up.slope * rate)).max(0.0)
 }
 
-/// When the next batch's upload begins (2.9), in nanoseconds from now: so that it ends as the compute in front does.
-/// `remaining` until the compute engine begins on the batch in front, `calc` what that takes, `batch` the next one's size
-/// so far. Negative: it should have begun.
-pub fn upload_in(lines: &Lines, remaining: f64, calc: f64, batch: f64) -> f64 {
-    remaining + calc - lines.up.at(batch)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adt::lines::Line;
 
     /// Table 9.1's device; nanoseconds.
     fn device() -> Lines {
         let line = |slope: f64, fixed: f64| Line { slope: slope * 1e6, fixed: fixed * 1e6 };
         Lines { up: line(0.06, 0.30), calc: line(1.0, 6.0), down: line(0.03, 0.15) }
+    }
+
+    /// The rate that slide's own window admits within a bound, exactly: the printed form of (2.8) is the special case
+    /// `k_u m_c = k_c m_u`. Requests a nanosecond; `None` where the bound is too small.
+    fn slide_rate_exact(lines: &Lines, bound: f64) -> Option<f64> {
+        let Lines { up, calc, .. } = lines;
+        let spare = bound - 2.0 * calc.fixed;
+        let window = (calc.slope - up.slope) * bound + 2.0 * (up.slope * calc.fixed - calc.slope * up.fixed);
+        (spare > 0.0 && window > 0.0).then(|| spare / window)
     }
 
     /// Requests a second in requests a nanosecond.
@@ -162,11 +163,10 @@ mod tests {
 
     #[test]
     fn table_of_limits() {
-        let max = |mode: Mode| printed(mode.rate_max(&device(), false) * 1e9, 2);
+        let max = |mode: Mode| printed(mode.rate_max(&device()) * 1e9, 2);
         assert_eq!([max(Mode::Serial), max(Mode::Slide), max(Mode::Flow)], ["917.43", "1063.83", "1000.00"]);
-        let within = |mode: Mode, ms: f64| {
-            printed(mode.within(&device(), ms * 1e6, false).expect("a bound that holds").rate * 1e9, 1)
-        };
+        let within =
+            |mode: Mode, ms: f64| printed(mode.within(&device(), ms * 1e6).expect("a bound that holds").rate * 1e9, 1);
         let all = |ms| [Mode::Serial, Mode::Slide, Mode::Flow].map(|m| within(m, ms));
         assert_eq!(
             (all(30.0), all(120.0)),
@@ -174,7 +174,7 @@ mod tests {
         );
         let exact = |ms: f64| printed(slide_rate_exact(&device(), ms * 1e6).expect("a bound that holds") * 1e9, 1);
         assert_eq!([exact(30.0), exact(120.0)], ["635.6", "956.4"]);
-        assert_eq!(Mode::Flow.within(&device(), 12.45e6, false), None);
+        assert_eq!(Mode::Flow.within(&device(), 12.45e6), None);
     }
 
     /// A root of a function that rises with its argument, by halving: knows nothing of closed forms.
@@ -204,7 +204,7 @@ mod tests {
             let lines = Lines { up, calc, down };
             let turn = |b: f64| up.at(b) + calc.at(b) + down.at(b);
             for mode in [Mode::Serial, Mode::Slide, Mode::Flow] {
-                let rate = mode.rate_max(&lines, false) * (some(950) / 1_000.0);
+                let rate = mode.rate_max(&lines) * (some(950) / 1_000.0);
                 // What fills while the window is open is what the window is for.
                 let window = |b: f64| match mode {
                     Mode::Serial => turn(b),
@@ -220,9 +220,15 @@ mod tests {
                 let s = mode.steady(&lines, rate).expect("below the limit");
                 assert!(same(s.batch, batch) && same(s.latency, latency(batch)), "{mode:?} {lines:?} {rate}: {s:?}");
                 let bound = latency(some(64));
-                let within = mode.within(&lines, bound, false).expect("it admits a batch");
+                let within = mode.within(&lines, bound).expect("it admits a batch");
                 let batch = root(|b| latency(b) - bound, (0.0, 1e9));
                 assert!(same(within.batch, batch), "{mode:?}: {within:?}, {batch}");
+                // Of several that compute at once, each has a part of the time to fill.
+                let servers = some(8) as usize;
+                let busy = if mode == Mode::Serial { turn(batch) } else { calc.at(batch) };
+                let shorter = latency(batch) - busy + busy / servers as f64;
+                let largest = mode.largest(&lines, shorter, servers).expect("it admits a batch");
+                assert!(same(largest, batch), "{mode:?}, {servers} at once: {largest}, {batch}");
                 let carried = batch / window(batch);
                 match mode {
                     Mode::Slide => {
@@ -239,7 +245,6 @@ mod tests {
             let next = next_batch(&lines, rate, remaining, calc.at(8.0));
             let fills = root(|b| b / rate + up.at(b) - remaining - calc.at(8.0), (0.0, 1e9));
             assert!(same(next, fills), "{next} {fills}");
-            assert!(upload_in(&lines, remaining, calc.at(8.0), next) - next / rate < 1e-3);
         }
         assert_eq!(checked, 6_000);
     }
@@ -260,10 +265,9 @@ mod tests {
         let lines = Lines { up: line(10.0, 100.0), calc: line(1.0, 50.0), down: line(2.0, 20.0) };
         let s = Mode::Flow.steady(&lines, 0.05).expect("below the limit");
         assert!(same(s.batch, 10.0) && same(s.latency, 2.0 * 200.0 + 60.0 + 40.0), "{s:?}");
-        assert_eq!(Mode::Flow.rate_max(&lines, true), 1.0 / 12.0);
         assert_eq!(Mode::Flow.steady(&lines, 0.1), None);
         let free = Lines::default();
         assert_eq!(Mode::Flow.steady(&free, 1.0), Some(Steady { batch: 0.0, latency: 0.0 }));
-        assert_eq!(Mode::Serial.rate_max(&free, false), f64::INFINITY);
+        assert_eq!(Mode::Serial.rate_max(&free), f64::INFINITY);
     }
 }

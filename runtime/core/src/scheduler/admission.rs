@@ -2,7 +2,6 @@
 
 use tandem_ir::plan::Policy;
 
-use super::batcher;
 use super::form::Head;
 use super::{Action, Arrival, Refusal, Scheduler};
 use crate::limits::REQUESTS_MAX;
@@ -41,7 +40,7 @@ impl Scheduler {
         let ends = (0..of.classes.len()).filter(|c| of.classes[*c].capacity > 0).map(|c| {
             let head = Head { rows, arrived: self.now, due: self.now + of.objective() };
             let view = self.view(group, c, head);
-            let largest = batcher::largest(&of.policy, &view).max(rows);
+            let largest = view.capacity.max(rows);
             let ahead = ((of.rows + rows) as f64 * of.part(c)).ceil().max(1.0) as u64;
             let batches = ahead.div_ceil(largest);
             let turns = (batches.div_ceil(view.servers as u64) - 1) as f64;

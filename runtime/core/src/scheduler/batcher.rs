@@ -16,10 +16,9 @@ pub(super) struct View<'a> {
     pub(super) rows: u64,
     /// When the one that has waited longest arrived.
     pub(super) oldest: Time,
-    /// Largest batch of the routes the next one may take.
+    /// Largest batch that the next one may be: of the routes it may take, within the objective where the policy heeds it.
     pub(super) capacity: u64,
     pub(super) lines: &'a Lines,
-    pub(super) slo: Option<Nanos>,
     /// Batches that have not finished their compute, and would do so before the next one.
     pub(super) computing: usize,
     /// Batches that compute at once.
@@ -69,7 +68,7 @@ pub(super) fn decide(policy: &Policy, view: &View<'_>) -> Decision {
     match policy {
         Policy::Fixed { preferred, queue_delay } => fixed(preferred, *queue_delay, view),
         Policy::AdtSerial if view.in_flight >= view.servers => Decision::Wait,
-        Policy::AdtSerial => Decision::Close(view.rows.min(capacity(Mode::Serial, view)), Close::Idle),
+        Policy::AdtSerial => Decision::Close(view.rows.min(view.capacity), Close::Idle),
         Policy::AdtSlide => overlapped(Mode::Slide, view),
         Policy::AdtFlow => overlapped(Mode::Flow, view),
     }
@@ -107,7 +106,7 @@ fn fixed(preferred: &[u64], delay: Nanos, view: &View<'_>) -> Decision {
 }
 
 fn overlapped(mode: Mode, view: &View<'_>) -> Decision {
-    let mut capacity = capacity(mode, view);
+    let mut capacity = view.capacity;
     if mode == Mode::Slide && !view.draining {
         // The published rule has no larger batch than its target: that is where requests pile up at high rates.
         capacity = capacity.min(view.target.ceil().max(1.0) as u64);
@@ -129,21 +128,19 @@ fn overlapped(mode: Mode, view: &View<'_>) -> Decision {
     }
 }
 
-/// The largest batch that a policy closes.
-pub(super) fn largest(policy: &Policy, view: &View<'_>) -> u64 {
-    match policy {
-        Policy::Fixed { .. } => view.capacity,
-        Policy::AdtSerial => capacity(Mode::Serial, view),
-        Policy::AdtSlide => capacity(Mode::Slide, view),
-        Policy::AdtFlow => capacity(Mode::Flow, view),
-    }
+/// Items of the largest batch whose latency at a steady rate meets an objective (2.12), at least 1; `None` where the policy
+/// heeds none.
+pub(super) fn within(policy: &Policy, lines: &Lines, slo: Option<Nanos>, servers: usize) -> Option<u64> {
+    let mode = match policy {
+        Policy::Fixed { .. } => return None,
+        Policy::AdtSerial => Mode::Serial,
+        Policy::AdtSlide => Mode::Slide,
+        Policy::AdtFlow => Mode::Flow,
+    };
+    let largest = mode.largest(lines, slo?.0 as f64, servers);
+    // What falls short of a whole item by rounding alone is one.
+    Some(largest.map_or(1, |batch| (batch * (1.0 + ROUNDING)) as u64).max(1))
 }
 
-/// The routes' largest batch, and none whose latency at a steady rate would miss the objective (2.12).
-fn capacity(mode: Mode, view: &View<'_>) -> u64 {
-    let within = view.slo.map(|slo| mode.within(view.lines, slo.0 as f64, false));
-    match within {
-        None => view.capacity,
-        Some(within) => view.capacity.min(within.map_or(1, |w| w.batch as u64)).max(1),
-    }
-}
+/// More than sums of a few durations are off by, far less than an item of the largest batch.
+const ROUNDING: f64 = 1e-9;

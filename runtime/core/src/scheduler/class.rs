@@ -64,19 +64,23 @@ impl Class {
     }
 }
 
-/// Whose turn it is among classes that can take a batch of at least so many items; nothing is paid yet.
-pub(super) fn turn(classes: &[Class], rows: u64) -> Option<usize> {
-    let able = |c: &&Class| c.capacity >= rows.max(1);
-    // Without any share, the first class that is able.
-    let earned = |c: &Class| c.credit + c.share as i64;
-    let best = classes.iter().filter(able).map(earned).max()?;
-    classes.iter().position(|c| able(&c) && earned(c) == best)
+/// Whether a class can take a batch that begins with a request of so many items.
+fn able(class: &Class, rows: u64) -> bool {
+    class.capacity >= rows.max(1)
 }
 
-/// The class has taken a batch.
-pub(super) fn pay(classes: &mut [Class], taken: usize) {
-    let total: u64 = classes.iter().filter(|c| c.capacity > 0).map(|c| c.share).sum();
-    for class in classes.iter_mut().filter(|c| c.capacity > 0) {
+/// Whose turn it is among classes that can take a batch that begins with a request of so many items; nothing is paid yet.
+pub(super) fn turn(classes: &[Class], rows: u64) -> Option<usize> {
+    // Without any share, the first class that is able.
+    let earned = |c: &Class| c.credit + c.share as i64;
+    let best = classes.iter().filter(|c| able(c, rows)).map(earned).max()?;
+    classes.iter().position(|c| able(c, rows) && earned(c) == best)
+}
+
+/// The class has taken a batch that begins with a request of so many items: those that could have earn, it pays.
+pub(super) fn pay(classes: &mut [Class], taken: usize, rows: u64) {
+    let total: u64 = classes.iter().filter(|c| able(c, rows)).map(|c| c.share).sum();
+    for class in classes.iter_mut().filter(|c| able(c, rows)) {
         class.credit += class.share as i64;
     }
     classes[taken].credit -= total as i64;
@@ -99,7 +103,7 @@ mod tests {
         let mut taken = [0i64; 3];
         for n in 1..=2_000i64 {
             let next = turn(&all, 1).expect("all are able");
-            pay(&mut all, next);
+            pay(&mut all, next, 1);
             taken[next] += 1;
             for (share, count) in shares.iter().zip(taken) {
                 assert!((count * 1000 - n * *share as i64).abs() <= 1000, "after {n}: {taken:?}");
@@ -113,17 +117,25 @@ mod tests {
         all[0].capacity = 0;
         for _ in 0..50 {
             assert_eq!(turn(&all, 1), Some(1));
-            pay(&mut all, 1);
+            pay(&mut all, 1, 1);
         }
         all[0].capacity = 8;
         let next: Vec<usize> = (0..10)
             .map(|_| {
                 let next = turn(&all, 1).expect("both are able");
-                pay(&mut all, next);
+                pay(&mut all, next, 1);
                 next
             })
             .collect();
         assert_eq!(next.iter().filter(|n| **n == 1).count(), 1, "{next:?}");
         assert_eq!(turn(&all, 9), None);
+        // Nor does one that is there, and too small.
+        let mut all = classes(&[900, 100]);
+        all[0].capacity = 4;
+        for _ in 0..50 {
+            assert_eq!(turn(&all, 5), Some(1));
+            pay(&mut all, 1, 5);
+        }
+        assert_eq!((all[0].credit, all[1].credit), (0, 0));
     }
 }

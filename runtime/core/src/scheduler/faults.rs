@@ -10,7 +10,7 @@ use tandem_ir::plan::Route;
 use super::batches::State as BatchState;
 use super::requests::{List, State};
 use super::state::Stand;
-use super::{Outcome, Scheduler};
+use super::{Action, Outcome, Scheduler};
 use crate::device::DeviceError;
 use crate::limits::{self, FAILURES_MAX, LOST_WAIT, MOVES_MAX};
 
@@ -22,7 +22,6 @@ impl Scheduler {
             waiting: of.waiting,
             in_flight: of.classes.iter().map(|c| c.in_flight).sum(),
             is_usable: of.is_usable(),
-            is_full: of.waiting >= of.queue_max,
             counters: of.counters,
         }
     }
@@ -180,11 +179,20 @@ impl Scheduler {
         }
     }
 
-    /// Gives an abandoned batch's buffers back once nothing of it is on a lane.
+    /// Gives an abandoned batch's buffers back once nothing of it is on a lane. Of one that was formed by the same event
+    /// nobody hears.
     pub(super) fn release_if_over(&mut self, place: usize) {
         let batch = self.batches.get(place);
         if batch.state == BatchState::Abandoned && batch.execution.as_ref().is_some_and(|e| e.outstanding() == 0) {
+            let id = self.batches.id(place);
+            let formed = |a: &Action| matches!(a, Action::Form(ticket) if ticket.batch == id);
+            let unheard = self.actions.iter().position(formed);
             self.release(place);
+            if let Some(at) = unheard {
+                self.actions.remove(at);
+                // That its buffers are free.
+                self.actions.pop_back();
+            }
         }
     }
 

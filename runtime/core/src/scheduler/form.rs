@@ -4,7 +4,7 @@ use tandem_ir::{Nanos, Time};
 
 use super::batcher::{self, Close, Decision, View};
 use super::batches::State as BatchState;
-use super::class;
+use super::class::{self, Class};
 use super::phases::Phase;
 use super::requests::{List, State};
 use super::server::Server;
@@ -32,6 +32,8 @@ struct Chosen {
     class: usize,
     route: usize,
     rows: u64,
+    /// Items of its first request.
+    first: u64,
     why: Close,
 }
 
@@ -98,8 +100,8 @@ impl Scheduler {
         match decision {
             Decision::Close(most, why) => {
                 let most = if failed || of.alone { rows } else { most.max(rows) };
-                let chosen = self.choose(group, class, most);
-                chosen.map_or(Next::Nothing, |(route, rows)| Next::Batch(Chosen { class, route, rows, why }))
+                let chosen = |(route, items)| Chosen { class, route, rows: items, first: rows, why };
+                self.choose(group, class, most).map_or(Next::Nothing, |found| Next::Batch(chosen(found)))
             }
             Decision::Until(at) => Next::Until(at),
             Decision::Wait => Next::Nothing,
@@ -120,7 +122,8 @@ impl Scheduler {
         let server = &self.servers[class_state.server];
         let due = class_state.due(head.due);
         // To the policy a request that shares no batch is all there is, and all there is room for.
-        let (rows, capacity) = if of.alone { (head.rows, head.rows) } else { (of.rows, class_state.capacity) };
+        let (rows, capacity) =
+            if of.alone { (head.rows, head.rows) } else { (of.rows, self.within(group, class, server.width)) };
         let route = self.route_for(group, class, rows.min(capacity));
         View {
             now: self.now,
@@ -128,7 +131,6 @@ impl Scheduler {
             oldest: head.arrived,
             capacity,
             lines: class_state.fit.lines(),
-            slo: of.slo,
             computing: server.in_front(due),
             servers: server.width,
             in_flight: class_state.in_flight,
@@ -136,6 +138,17 @@ impl Scheduler {
             ahead: self.ahead(server, route),
             target: class_state.target,
             draining: self.draining,
+        }
+    }
+
+    /// The largest batch of a class's routes that its tenant's objective admits, at least that of the smallest. As many
+    /// items as its route holds, for those that it is padded with take as long.
+    fn within(&self, group: usize, class: usize, servers: usize) -> u64 {
+        let of = &self.groups[group];
+        let Class { capacity, fit, .. } = &of.classes[class];
+        match batcher::within(&of.policy, fit.lines(), of.slo, servers).filter(|most| most < capacity) {
+            Some(most) => self.route_for(group, class, most).map_or(*capacity, |r| self.routes[r].route.batch),
+            None => *capacity,
         }
     }
 
@@ -173,7 +186,7 @@ impl Scheduler {
 
     /// Closes a batch.
     fn close(&mut self, group: usize, chosen: &Chosen) {
-        let Chosen { class, route, rows, why } = *chosen;
+        let Chosen { class, route, rows, first, why } = *chosen;
         let place = self.batches.enter();
         let members = self.gather(group, rows, place);
         let due = self.requests.iter(members).map(|(_, r)| r.due).min().unwrap_or(self.now);
@@ -182,7 +195,7 @@ impl Scheduler {
         let (uploaded, calc) = (self.now + Nanos(state.expected(0)), state.expected(1));
         let id = self.batches.id(place);
         let of = &mut self.groups[group];
-        class::pay(&mut of.classes, class);
+        class::pay(&mut of.classes, class, first);
         of.counters.close(why);
         of.rate.close(self.now);
         let class_state = &mut of.classes[class];
@@ -251,17 +264,18 @@ impl Scheduler {
     pub(super) fn ended(&mut self, completion: &Completion) {
         let Completion { ticket, lane: queue, start, end, result } = completion;
         let lane = self.lane_of[*queue];
+        let slot = *queue - self.lanes[lane].first;
+        let front = self.lanes[lane].slots[slot].commands.front();
+        if front.is_none_or(|c| (c.batch, c.step) != (ticket.batch, ticket.step)) {
+            // Given up when its device came back: what it says is of the device before.
+            return;
+        }
         if let Err(DeviceError::Lost { .. }) = result {
             // First of all, so that nothing more is sent there.
             self.device_lost(self.lanes[lane].device);
         }
-        let slot = *queue - self.lanes[lane].first;
         let was_stuck = self.lanes[lane].slots[slot].stuck;
-        let Some(ended) = self.lanes[lane].end(slot) else {
-            // Given up when its device came back.
-            return;
-        };
-        assert_eq!((ended.batch, ended.step), (ticket.batch, ticket.step), "commands of a queue end in order");
+        self.lanes[lane].end(slot);
         self.dirty |= 1 << lane;
         self.began(lane, slot);
         if was_stuck {

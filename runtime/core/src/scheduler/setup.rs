@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tandem_ir::plan::{BoundDim, Plan, Policy, Route, Serving, Tenant};
+use tandem_ir::plan::{Action, BoundDim, Plan, Policy, Route, Serving, Step, Tenant};
 use tandem_ir::{DeviceKind, Nanos};
 
 use crate::limits::{DEVICES_MAX, GROUPS_MAX, LANES_MAX, QUEUE_MAX};
@@ -90,13 +90,17 @@ pub enum SetupError {
         /// What the lane has.
         slots: usize,
     },
+    /// A route that no lane would say the end of.
+    #[error("a route of tenant \"{0}\" has no steps")]
+    NoSteps(String),
     /// A route that contradicts itself.
     #[error(transparent)]
     Route(#[from] crate::RouteError),
 }
 
 impl Setup {
-    /// What a plan says: a lane for each device and each link, the CPU's with a queue for each core.
+    /// What a plan says: a lane for each device and each link, the CPU's with a queue for each core. A route without
+    /// steps, of a model without operators, gets one that does nothing, on the first device.
     ///
     /// # Errors
     /// More of something than [`crate::limits`] allow, a tenant without routes, a route on a lane that is not there.
@@ -117,7 +121,8 @@ impl Setup {
             }
         }
         let Serving { policy, queue_max } = &plan.authored.serving;
-        let routes: Vec<Arc<Route>> = plan.derived.routes.iter().map(|r| Arc::new(r.clone())).collect();
+        let routes: Vec<Arc<Route>> =
+            plan.derived.routes.iter().map(|r| Arc::new(with_a_step(r.clone(), &lanes))).collect();
         let group = |slo, tenant: &Tenant| GroupSpec {
             name: tenant.name.clone(),
             policy: policy.clone(),
@@ -137,6 +142,15 @@ impl Setup {
     /// Queues of all lanes, in the order in which commands number them.
     pub fn queues(&self) -> impl Iterator<Item = &LaneSpec> {
         self.lanes.iter().flat_map(|lane| std::iter::repeat_n(lane, lane.slots))
+    }
+
+    /// Position of each route's tenant.
+    pub fn group_of(&self) -> Vec<usize> {
+        let mut group_of = vec![0; self.routes.len()];
+        for (g, group) in self.groups.iter().enumerate() {
+            group.routes.iter().for_each(|r| group_of[*r] = g);
+        }
+        group_of
     }
 
     pub(super) fn lane_of(&self, route: &Route, lane: usize) -> Option<usize> {
@@ -173,6 +187,9 @@ impl Setup {
         }
         for route in &self.routes {
             let tenant = || route.tenant.clone();
+            if route.steps.is_empty() {
+                return Err(SetupError::NoSteps(tenant()));
+            }
             for (lane, name) in route.lane_names.iter().enumerate() {
                 let Some(at) = self.lane_of(route, lane) else {
                     return Err(SetupError::NoLane { tenant: tenant(), lane: name.clone() });
@@ -185,6 +202,16 @@ impl Setup {
         }
         Ok(())
     }
+}
+
+/// The route; one without steps with one that does nothing, whose end is that of the batch.
+fn with_a_step(mut route: Route, lanes: &[LaneSpec]) -> Route {
+    if let (true, Some(lane)) = (route.steps.is_empty(), lanes.first()) {
+        route.lane_names = vec![lane.name.clone()];
+        let nothing = Step { lane: 0, action: Action::Barrier, after: vec![], duration: Nanos::ZERO, frees: vec![] };
+        route.steps.push(nothing);
+    }
+    route
 }
 
 /// Whether every input that a route reads has an axis for the batch.

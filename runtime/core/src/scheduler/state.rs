@@ -50,8 +50,6 @@ pub struct Stand {
     pub in_flight: usize,
     /// Whether it has a route all of whose devices are there.
     pub is_usable: bool,
-    /// Whether as many wait as may.
-    pub is_full: bool,
     /// Its counters.
     pub counters: Counters,
 }

@@ -149,8 +149,6 @@ pub struct Checker {
 impl Checker {
     /// Empty books.
     pub fn new(setup: &Setup, canary: Option<Canary>) -> Self {
-        let mut group_of = vec![0; setup.routes.len()];
-        setup.groups.iter().enumerate().for_each(|(g, group)| group.routes.iter().for_each(|r| group_of[*r] = g));
         let lanes = setup.lanes.iter().enumerate();
         let threads_lane = lanes.flat_map(|(i, l)| std::iter::repeat_n(l.threads.then_some(i), l.slots)).collect();
         let largest = |g: &crate::scheduler::GroupSpec| g.routes.iter().map(|r| setup.routes[*r].batch).max();
@@ -158,7 +156,7 @@ impl Checker {
             policies: setup.groups.iter().map(|g| g.policy.clone()).collect(),
             batch_max: setup.groups.iter().map(|g| largest(g).unwrap_or(0)).collect(),
             alone: setup.groups.iter().map(|g| g.alone).collect(),
-            group_of,
+            group_of: setup.group_of(),
             depth: setup.queues().map(|q| q.depth).collect(),
             device_of: setup.queues().map(|q| q.device).collect(),
             rings_max: setup.routes.iter().map(|r| setup.rings(r) as u32).collect(),

@@ -64,11 +64,11 @@ impl GroupReport {
 pub struct LaneReport {
     /// Lane.
     pub name: String,
-    /// Its queues.
+    /// Its queues; of a CPU, its cores.
     pub slots: usize,
     /// Whether it copies.
     pub is_link: bool,
-    /// Busy time of all its queues.
+    /// Busy time of all its queues; of a CPU, of all its cores: a command takes as many as its route has threads.
     pub busy: Nanos,
 }
 
@@ -107,7 +107,7 @@ impl Report {
         if self.copying == Nanos::ZERO { 1.0 } else { self.overlapped.0 as f64 / self.copying.0 as f64 }
     }
 
-    /// Busy time of a lane over the whole time of all its queues.
+    /// Busy time of a lane over the whole time of all its queues or cores.
     pub fn utilisation(&self, lane: &LaneReport) -> f64 {
         lane.busy.0 as f64 / (self.end.0.max(1) as f64 * lane.slots as f64)
     }

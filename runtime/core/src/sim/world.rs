@@ -138,8 +138,6 @@ impl<'a> World<'a> {
         };
         let emulation =
             EmulationOptions { jitter_permille: options.jitter_permille, seed: options.seed, faults: vec![] };
-        let mut group_of = vec![0; setup.routes.len()];
-        setup.groups.iter().enumerate().for_each(|(g, group)| group.routes.iter().for_each(|r| group_of[*r] = g));
         let lane_of = setup.lanes.iter().enumerate().flat_map(|(i, l)| std::iter::repeat_n(i, l.slots)).collect();
         let next = workloads.iter_mut().map(|w| w.arrivals.next()).collect();
         Ok(Self {
@@ -166,7 +164,7 @@ impl<'a> World<'a> {
             trace: vec![],
             events: 0,
             kept: vec![],
-            group_of,
+            group_of: setup.group_of(),
             lane_of,
         })
     }
@@ -342,9 +340,10 @@ impl<'a> World<'a> {
             self.busy[self.kind(queue)] -= 1;
         }
         let lane = self.lane_of[queue];
-        self.lanes[lane].busy += completion.end - completion.start;
+        let route = &self.setup.routes[completion.ticket.route as usize];
+        let cores = if self.setup.lanes[lane].threads { u64::from(route.threads.max(1)) } else { 1 };
+        self.lanes[lane].busy += (completion.end - completion.start) * cores;
         if self.trace.len() < self.options.trace_max {
-            let route = &self.setup.routes[completion.ticket.route as usize];
             let span = Span { start: completion.start, end: completion.end };
             let mut event = step_event(route, completion.ticket.step as usize, span, TraceKind::Measured);
             event.facts.push(("number".into(), (completion.ticket.batch as u32).to_string()));

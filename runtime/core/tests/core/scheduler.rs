@@ -4,7 +4,10 @@
 mod faults;
 mod sharing;
 
-use tandem_core::scheduler::{Close, Event, Outcome, Refusal};
+use std::sync::Arc;
+
+use tandem_core::Scheduler;
+use tandem_core::scheduler::{Close, Event, Outcome, Refusal, Setup, SetupError};
 use tandem_ir::plan::{Policy, Route};
 use tandem_ir::{Nanos, Time};
 
@@ -272,6 +275,45 @@ fn requests_that_would_be_late_are_refused_only_where_others_are_in_front() {
 }
 
 #[test]
+fn a_route_that_the_plan_admits_is_used_at_its_batch() {
+    // Four at once, 40 ms for eight items: within 52 ms, for while one computes the three others are filled too.
+    for policy in [Policy::AdtFlow, Policy::AdtSerial] {
+        let route = Route { lanes: 4, ..route("a", 8, &[("cpu", 40)]) };
+        let mut stage = Stage::new(&setup(4, vec![Tenant::new("a", policy.clone(), vec![route]).slo(52)]));
+        // Batches that do not begin together; then eight in 10 ms, which is as many as there is room for.
+        for n in 0..3 {
+            stage.until(at(10 * n)).arrive(0);
+        }
+        for n in 0..8_000 {
+            stage.until(at(30) + Nanos(n * 1_250_000)).arrive(0);
+        }
+        stage.finish();
+        let full = stage.formed.iter().filter(|f| f.rows == 8).count();
+        assert!(stage.refused.is_empty() && full >= 990, "{policy:?}: {full}, {} refused", stage.refused.len());
+    }
+}
+
+#[test]
+fn an_objective_leaves_no_route_half_empty() {
+    // 6 ms and 1 ms an item, twice, are 26 ms with seven: they take the route of eight, and eight as long.
+    let of = |batch: u64| {
+        let share_permille = if batch == 8 { 1000 } else { 0 };
+        Route { share_permille, ..route("a", batch, &[("gpu0", 6 + batch)]) }
+    };
+    let mut stage = Stage::new(&setup(1, vec![Tenant::new("a", Policy::AdtFlow, [4, 8].map(of).to_vec()).slo(26)]));
+    stage.arrive(0);
+    stage.until(at(1)).arrive_many(0, 8);
+    stage.finish();
+    assert_eq!((stage.formed[1].size, stage.formed[1].rows), (8, 8));
+    // And where it is shorter than any batch, the smallest route is filled all the same.
+    let mut stage = Stage::new(&setup(1, vec![Tenant::new("a", Policy::AdtSerial, vec![of(8)]).slo(15)]));
+    stage.arrive(0);
+    stage.until(at(13)).arrive_many(0, 2);
+    stage.finish();
+    assert_eq!(stage.batches(), [vec![0], vec![1, 2]]);
+}
+
+#[test]
 fn under_overload_what_is_let_in_meets_its_objective() {
     let routes = [1, 2, 4, 8].map(offload).to_vec();
     let mut stage = Stage::new(&setup(1, vec![Tenant::new("a", Policy::AdtFlow, routes).slo(60)]));
@@ -295,4 +337,22 @@ fn draining_lets_nobody_in_and_makes_nobody_wait() {
     assert_eq!(stage.refused[&after], Refusal::Draining);
     stage.finish();
     assert!(before.into_iter().all(|r| matches!(stage.reply(r).1, Outcome::Done(_))));
+}
+
+#[test]
+fn a_model_without_operators_is_served() {
+    let text = include_str!("../../../../plans/golden/tiny-bert.t4-8vcpu.yaml");
+    let mut plan = tandem_ir::format::plan::from_yaml(text, "a golden plan").expect("a plan");
+    plan.authored.serving.policy = Policy::AdtFlow;
+    for route in &mut plan.derived.routes {
+        (route.steps, route.segments, route.lane_names) = (vec![], vec![], vec![]);
+    }
+    let mut whole = Setup::of(&plan).expect("a setup");
+    let mut stage = Stage::new(&whole);
+    let requests = stage.arrive_many(0, 5);
+    stage.finish();
+    requests.for_each(|r| assert_eq!(stage.served(r).executed, Nanos::ZERO));
+    // One that was made otherwise is refused rather than never answered.
+    whole.routes = plan.derived.routes.into_iter().map(Arc::new).collect();
+    assert!(matches!(Scheduler::new(&whole, Time::ZERO), Err(SetupError::NoSteps(_))));
 }

@@ -5,7 +5,7 @@ use tandem_core::scheduler::Close;
 use tandem_core::sim::worlds::world;
 use tandem_core::sim::{Arrivals, Canary, GroupReport, Workload, WorldError, WorldOptions, simulate, synthetic};
 use tandem_ir::Nanos;
-use tandem_ir::plan::Policy;
+use tandem_ir::plan::{Policy, Route};
 
 /// `200` seeds from 0 unless told: `TANDEM_SEEDS=FROM..TO` or a number of seeds.
 fn seeds() -> std::ops::Range<u64> {
@@ -153,6 +153,22 @@ fn rules_for_rising_and_falling_rates_are_counted() {
         flow[Close::Short as usize] > 0 && flow[Close::Idle as usize] > 100 && flow[Close::Due as usize] > 200,
         "{flow:?}"
     );
+}
+
+#[test]
+fn a_command_uses_as_many_cores_as_its_route_has_threads() {
+    let mut setup = synthetic::device(&lines(), 1, Policy::AdtFlow);
+    setup.lanes = synthetic::lanes(4);
+    // Two at once, of one core and then of two each: 1,000 a second come, and there is room for 200.
+    for (threads, expected) in [(1, 0.5), (2, 1.0)] {
+        let route = synthetic::chain("synthetic", 1, &[("cpu", Nanos(10_000_000))]);
+        setup.routes[0] = Route { lanes: 2, threads, share_permille: 1000, ..route }.into();
+        let arrivals = Arrivals::new(&"uniform:1000".parse().expect("arrivals"), 1).expect("no trace");
+        let options = WorldOptions { duration: Nanos(1_000_000_000), check: true, ..WorldOptions::default() };
+        let report = simulate(&setup, vec![Workload::new(0, arrivals)], &options).expect("a world");
+        let used = report.utilisation(&report.lanes[0]);
+        assert!((used - expected).abs() < 0.01, "{threads} threads: {used}");
+    }
 }
 
 /// Where requests may differ in what a batch has once, each is a batch: none waits for company that never comes.

@@ -1,7 +1,8 @@
 //! What happens to requests when something goes wrong.
 
 use tandem_core::limits::{HUNG_MIN, LOST_WAIT};
-use tandem_core::scheduler::{Event, Outcome, Refusal};
+use tandem_core::scheduler::{Action, Arrival, Event, Outcome, Refusal};
+use tandem_core::{Completion, DeviceError, Scheduler, Ticket};
 use tandem_ir::plan::{Policy, Route};
 use tandem_ir::{Nanos, Time};
 
@@ -146,6 +147,25 @@ fn without_another_route_requests_wait_for_the_device_and_no_longer_than_that_he
 }
 
 #[test]
+fn what_a_device_says_of_commands_before_it_came_back_is_left_out() {
+    let mut stage = four(at_once());
+    let request = stage.arrive(0);
+    // It computes; nobody says that it does not any more, and the accelerator is back.
+    let before = stage.until(at(5)).formed[0].ticket;
+    stage.handle(Event::DeviceLost(1));
+    stage.handle(Event::DeviceBack(1));
+    let (device, why) = ("gpu0".to_owned(), "reset".to_owned());
+    let result = Err(DeviceError::Lost { device, why });
+    let late = Completion { ticket: Ticket { step: 1, ..before }, lane: 2, start: at(2), end: at(5), result };
+    stage.handle(Event::Ended(late));
+    assert!(stage.scheduler.is_whole());
+    // Its end comes too, when the same request's next batch is on the lane.
+    stage.finish();
+    assert_eq!(stage.reply(request).0, at(24));
+    assert_eq!(stage.formed.len(), 2);
+}
+
+#[test]
 fn a_device_that_flaps_does_not_keep_a_request_for_ever() {
     let mut stage = four(at_once());
     stage.arrive(0);
@@ -178,6 +198,24 @@ fn a_step_over_its_bound_is_given_up_and_its_lane_left_alone_until_it_ends() {
     let after = stage.arrive(0);
     stage.finish();
     assert_eq!(stage.served(after).ticket.route, 0);
+}
+
+#[test]
+fn nobody_hears_of_a_batch_that_is_given_up_by_the_event_that_formed_it() {
+    let setup = setup(1, vec![Tenant::new("a", at_once(), vec![offload(4, 1000)])]);
+    let mut scheduler = Scheduler::new(&setup, Time::ZERO).expect("a sound setup");
+    let mut told = |now, request| {
+        scheduler.handle(now, Event::Arrive(Arrival { request, group: 0, rows: 1, timeout: None }));
+        let actions: Vec<Action> = std::iter::from_fn(|| scheduler.poll_action()).collect();
+        let formed = actions.iter().filter_map(|a| if let Action::Form(t) = a { Some(*t) } else { None });
+        formed.for_each(|ticket| assert_eq!(scheduler.members(ticket).count(), 1));
+        actions
+    };
+    assert!(matches!(told(Time::ZERO, 0)[..], [Action::Form(_), Action::Submit(_)]));
+    // The upload is taken for hung when the second one, that it is time for by then, is just formed.
+    let actions = told(Time::ZERO + HUNG_MIN, 1);
+    assert!(actions.is_empty(), "{actions:?}");
+    assert_eq!((scheduler.stand(0).waiting, scheduler.is_whole()), (2, false));
 }
 
 #[test]
