@@ -40,7 +40,8 @@ struct Asked {
 /// Simulates.
 pub fn run(context: &Context, args: &SimulateArgs) -> Result<()> {
     let mut plan = load_plan(&args.plan)?;
-    let largest = plan.derived.routes.iter().map(|r| r.batch).max().unwrap_or(1);
+    // Of all batches that the plan may choose from, as `plan` and `check` have it, not only of those of its routes.
+    let largest = plan.authored.tenants().flat_map(|t| &t.batches).max().copied().unwrap_or(0);
     plan.authored.serving = binding::serving(&args.serving, &plan.authored.serving, largest)?;
     let asked = asked(&plan, args)?;
     let setup = Setup::of(&plan).with_context(|| args.plan.display().to_string())?;

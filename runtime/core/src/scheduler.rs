@@ -16,7 +16,8 @@
 //! so that one which breaks its batch breaks itself only, and fail after [`limits::FAILURES_MAX`]. A device that is lost
 //! takes along all batches on routes that need it: their requests go back, and on to a route whose devices are there,
 //! where the plan has one. A step over its bound is taken for hung: its queue is closed until the step ends after all,
-//! and where that leaves a lane without queues, the routes through it are as if their device were lost.
+//! and where that leaves a lane without queues, the routes through it are as if their device were lost. That a device is
+//! back is for the caller to find out; `tandem serve` does not try.
 //!
 //! Deliberately absent: clocks, threads, tensors, and how requests came in.
 

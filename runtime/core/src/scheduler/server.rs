@@ -84,9 +84,9 @@ impl Server {
         if is_last {
             let mut flying = self.flying.remove(place);
             flying.is_last = true;
-            let to = self.flying.partition_point(|f| f.is_last);
-            self.flying.insert(to, flying);
-            self.sooner |= to != place;
+            self.flying.insert(self.flying.partition_point(|f| f.is_last), flying);
+            // Who is more urgent is now behind it, and may find that this ends before those in front of it do.
+            self.sooner |= place > 0;
         }
         self.foresee(now);
     }
