@@ -1,6 +1,6 @@
 //! Explanations as one HTML page that needs nothing beside it: no network, no fonts, a little script of its own.
 //!
-//! Names come from models, and whoever made a model may have meant harm: every text goes through [`markup::escaped`], the
+//! Names come from models, and whoever made a model may have meant harm: every text goes through `markup::escaped`, the
 //! page's policy lets no script run but ours (by its hash) and nothing be loaded. Without scripts all facts are there still,
 //! for what is shown at the pointer stands in tables too.
 
