@@ -142,7 +142,8 @@ pub(crate) fn search(input: &PlanInput<'_>) -> Result<Joint, PlanError> {
     // The first of equals: fewer threads.
     let best = outcomes.into_iter().reduce(|a, b| if b.chosen.lambda > a.chosen.lambda { b } else { a });
     let Some(best) = best else { return Err(infeasible(input)) };
-    let routes = best.routes();
+    let mut routes = best.routes();
+    routes.extend(best.others(&routes));
     let did = format!(
         "{} configurations, {} rounds of prices, {} routes, {} programs",
         counts[0], counts[1], counts[2], counts[3]
@@ -247,14 +248,10 @@ impl Outcome {
         routes
     }
 
-    /// One tenant's part: its chosen routes, and one of no share for each other batch that still fits beside all.
+    /// One tenant's part of the routes.
     fn searched(&self, member: &Member<'_>, tenant: usize, routes: &[(usize, u64)], did: &str) -> Searched {
         let mut kept: Vec<(usize, u64)> =
             routes.iter().copied().filter(|(g, _)| self.generated[*g].column.tenant == tenant).collect();
-        let all: Vec<usize> = routes.iter().map(|r| r.0).collect();
-        for (g, share) in self.small(tenant, &all) {
-            kept.push((g, share));
-        }
         kept.sort_by_key(|(g, share)| (self.generated[*g].column.batch, 1000 - share, *g));
         let authored = kept.iter().map(|(g, share)| {
             let Generated { point, candidate, .. } = &self.generated[*g];
@@ -273,49 +270,31 @@ impl Outcome {
                 derived_report(&member.bench, &member.input.name, &self.points[*point].problem, self.config);
             report.notes.extend(member.notes.iter().cloned());
             report.route = route_name(&member.input.name, self.points[*point].problem.batch, self.config);
-            report.chosen =
-                if *share > 0 { "at the prices of all tenants" } else { "for queues that are shorter" }.into();
+            report.chosen = if *share > 0 { "at the prices of all tenants" } else { "for batches of that size" }.into();
             report.stopped = did.to_owned();
             (report, candidate.score.makespan)
         };
         Searched { application, routes: kept.iter().map(report).collect() }
     }
 
-    /// For each batch of the tenant that no chosen route has, the route with the least makespan that still fits.
-    fn small(&self, tenant: usize, chosen: &[usize]) -> Vec<(usize, u64)> {
-        let mut held = chosen.to_vec();
-        // Tenants before this one have had theirs.
-        for earlier in 0..tenant {
-            self.add_small(earlier, chosen, &mut held);
-        }
-        let before = held.len();
-        self.add_small(tenant, chosen, &mut held);
-        held[before..].iter().map(|g| (*g, 0)).collect()
-    }
-
-    fn add_small(&self, tenant: usize, chosen: &[usize], held: &mut Vec<usize>) {
-        let own = |g: &&usize| self.generated[**g].column.tenant == tenant;
-        let largest = chosen.iter().filter(own).map(|g| self.generated[*g].column.batch).max().unwrap_or(0);
-        let mut batches: Vec<u64> =
-            self.generated.iter().filter(|g| g.column.tenant == tenant).map(|g| g.column.batch).collect();
-        batches.sort_unstable();
-        batches.dedup();
-        for batch in batches.into_iter().filter(|b| *b < largest) {
-            if held
-                .iter()
-                .any(|g| self.generated[*g].column.tenant == tenant && self.generated[*g].column.batch == batch)
-            {
+    /// For each tenant's every batch that no chosen route has, the route with the least makespan that still fits: for
+    /// queues and requests of that size.
+    fn others(&self, chosen: &[(usize, u64)]) -> Vec<(usize, u64)> {
+        let mut held: Vec<usize> = chosen.iter().map(|r| r.0).collect();
+        let of = |g: usize| (self.generated[g].column.tenant, self.generated[g].column.batch);
+        let wanted: BTreeSet<(usize, u64)> = (0..self.generated.len()).map(of).collect();
+        for point in wanted {
+            if held.iter().any(|g| of(*g) == point) {
                 continue;
             }
-            let fits = |g: &usize| {
-                let memory =
-                    |d: usize| held.iter().chain([g]).map(|g| self.generated[*g].column.memory[d]).sum::<Bytes>();
-                (0..self.master.memory.len()).all(|d| memory(d) <= self.master.memory[d])
+            let memory = |d: usize, with: usize| -> Bytes {
+                held.iter().chain([&with]).map(|g| self.generated[*g].column.memory[d]).sum()
             };
-            let of = (0..self.generated.len())
-                .filter(|g| self.generated[*g].column.tenant == tenant && self.generated[*g].column.batch == batch);
-            let least = of.filter(fits).min_by_key(|g| (self.generated[*g].candidate.score.makespan, *g));
+            let fits = |g: &usize| (0..self.master.memory.len()).all(|d| memory(d, *g) <= self.master.memory[d]);
+            let own = (0..self.generated.len()).filter(|g| of(*g) == point && fits(g));
+            let least = own.min_by_key(|g| (self.generated[*g].candidate.score.makespan, *g));
             held.extend(least);
         }
+        held[chosen.len()..].iter().map(|g| (*g, 0)).collect()
     }
 }
