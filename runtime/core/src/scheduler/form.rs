@@ -1,5 +1,6 @@
 //! The way of a request that was let in and that nothing goes wrong with: into a batch, and out.
 
+use tandem_ir::plan::Policy;
 use tandem_ir::{Nanos, Time};
 
 use super::batcher::{self, Close, Decision, View};
@@ -161,19 +162,21 @@ impl Scheduler {
     }
 
     /// The route for so many items: the smallest that holds them all, or a smaller one that they fill, where its batch
-    /// serves more of them a moment: 17 items are better 16 and one later than a batch of 32.
+    /// serves more of them a moment: 17 items are better 16 and one later than a batch of 32. Not so where sizes are fixed: who
+    /// waited for a preferred size is a batch of that size.
     fn route_for(&self, group: usize, class: usize, rows: u64) -> Option<usize> {
         let routes = &self.groups[group].classes[class].routes;
         let usable = |r: &&usize| self.routes[**r].usable;
         let first = routes.partition_point(|r| self.routes[*r].route.batch < rows);
         let whole = routes[first..].iter().find(usable).copied();
         let filled = routes[..first].iter().rfind(usable).copied();
+        let is_fixed = matches!(self.groups[group].policy, Policy::Fixed { .. });
         let served = |route: usize| {
             let state = &self.routes[route];
             rows.min(state.route.batch) as f64 / state.expected(1).max(1) as f64
         };
         match (whole, filled) {
-            (Some(whole), Some(filled)) if served(filled) > served(whole) => Some(filled),
+            (Some(whole), Some(filled)) if !is_fixed && served(filled) > served(whole) => Some(filled),
             (whole, filled) => whole.or(filled),
         }
     }

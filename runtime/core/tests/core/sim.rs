@@ -57,7 +57,7 @@ fn each_broken_rule_is_noticed_by_its_name() {
     ];
     for (canary, rules) in all {
         let mut noticed = 0;
-        for seed in 0..40 {
+        for seed in 0..60 {
             let mut world = world(seed);
             world.options.canary = Some(canary);
             match simulate(&world.setup, world.workloads, &world.options) {
