@@ -115,6 +115,8 @@ pub enum PlanError {
     Problem(ProblemError),
     #[error("the machine has no devices")]
     NoDevices,
+    #[error("there is no number of threads at which the costs of all tenants are known: profile them at the same ones")]
+    NoCommonThreads,
     #[error("{0}")]
     Overloaded(Box<Overloaded>),
     #[error("each tenant has a route that would do alone, but they do not fit on the machine together")]

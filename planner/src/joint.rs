@@ -128,7 +128,11 @@ pub(crate) fn search(input: &PlanInput<'_>) -> Result<Joint, PlanError> {
     let members = members(input)?;
     let mut outcomes = vec![];
     let (mut bound_ppm, mut counts) = (0u64, [0u64; 4]);
-    for config in configs(input, &members) {
+    let configs = configs(input, &members);
+    if configs.is_empty() {
+        return Err(PlanError::NoCommonThreads);
+    }
+    for config in configs {
         let Some((outcome, bound)) = station(input, &members, config)? else { continue };
         bound_ppm = bound_ppm.max(bound);
         counts[0] += 1;

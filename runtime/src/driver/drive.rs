@@ -183,10 +183,6 @@ impl<S: Store> Driver<S> {
             queue_to.push((device, lane));
         }
         let helps = devices.iter().map(|d| d.help()).collect();
-        let mut tenant_of = vec![0; setup.routes.len()];
-        for (tenant, group) in setup.groups.iter().enumerate() {
-            group.routes.iter().for_each(|r| tenant_of[*r] = tenant);
-        }
         let state = State {
             scheduler: Scheduler::new(setup, clock.now())?,
             devices,
@@ -208,7 +204,7 @@ impl<S: Store> Driver<S> {
             rung: Condvar::new(),
             ended: AtomicBool::new(false),
             helps,
-            tenant_of,
+            tenant_of: setup.group_of(),
         });
         // Weak: a device must not keep its driver alive.
         let weak = Arc::downgrade(&shared);
