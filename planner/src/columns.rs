@@ -67,6 +67,8 @@ pub(crate) struct Terms {
     pub(crate) slo: Option<Nanos>,
     /// Thousandths of items a second, where that is stated: they come no faster.
     pub(crate) millirate: Option<u64>,
+    /// Longest that one step may hold a lane up: nobody else gets in before it ends.
+    pub(crate) step_max: Option<Nanos>,
 }
 
 /// Memory that a route needs on each device; `None` where it cannot be said.
@@ -166,14 +168,18 @@ impl<'a> Generator<'a> {
         if memory.iter().zip(&self.master.memory).any(|(needs, has)| needs > has) {
             return None;
         }
-        let busy = timeline::evaluate(&point.problem, &candidate.segments).ok()?.busy;
+        let timeline = timeline::evaluate(&point.problem, &candidate.segments).ok()?;
+        if self.terms[point.tenant].step_max.is_some_and(|most| timeline.steps.iter().any(|s| s.duration > most)) {
+            return None;
+        }
+        let busy = timeline.busy;
         let column = Column { tenant: point.tenant, batch: point.problem.batch, busy, memory };
         Some(Generated { point: at, candidate, column })
     }
 
     /// At a stated rate, a batch may take longer to come together than the one before is busy.
     fn collects_too_long(&self, point: &Point, candidate: &Candidate) -> bool {
-        let Terms { slo: Some(slo), millirate: Some(millirate) } = self.terms[point.tenant] else { return false };
+        let Terms { slo: Some(slo), millirate: Some(millirate), .. } = self.terms[point.tenant] else { return false };
         let nanos = u128::from(point.problem.batch) * 1_000_000_000_000 / u128::from(millirate.max(1));
         let collects = Nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
         // A batch of one is never waited for.

@@ -213,8 +213,16 @@ fn station(
         memory: first.devices.iter().map(|d| d.memory).collect(),
     };
     let part = |slo: Nanos| Nanos((u128::from(slo.0) * u128::from(input.caution.slo_permille) / 1000) as u64);
-    let terms: Vec<Terms> =
-        members.iter().map(|m| Terms { slo: m.input.slo.map(part), millirate: m.input.millirate }).collect();
+    // Without caution nobody thinks of the others.
+    let is_cautious = input.caution.slo_permille < 1000;
+    let tightest =
+        |but: usize| members.iter().enumerate().filter(|(t, _)| *t != but).filter_map(|(_, m)| m.input.slo).min();
+    let terms = |(t, m): (usize, &Member<'_>)| Terms {
+        slo: m.input.slo.map(part),
+        millirate: m.input.millirate,
+        step_max: tightest(t).map(part).filter(|_| is_cautious),
+    };
+    let terms: Vec<Terms> = members.iter().enumerate().map(terms).collect();
     let memory = |point: &Point, segments: &Segments| -> Option<Vec<Bytes>> {
         let timeline = timeline::evaluate(&point.problem, segments).ok()?;
         let head = RouteHead { tenant: String::new(), share_permille: 0, parts: vec![] };

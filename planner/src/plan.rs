@@ -66,7 +66,8 @@ pub struct PlanInput<'a> {
 pub struct Caution {
     /// Routes that a tenant's batches may be parted between.
     pub routes_max: usize,
-    /// Part of each latency bound that routes may take, in per mille.
+    /// Part of each latency bound that routes may take, in per mille; below 1000 also the part of others' bounds that one
+    /// of their steps may.
     pub slo_permille: u64,
 }
 

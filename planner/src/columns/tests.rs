@@ -55,7 +55,7 @@ fn what_is_generated_is_nearly_all_that_could_help() {
         let points = points(tenants, &mut rng);
         let lanes = points[0].problem.lane_count();
         let slo = |rng: &mut Rng| (rng.below(3) == 0).then(|| Nanos(300 + rng.below(1500)));
-        let terms: Vec<Terms> = (0..tenants).map(|_| Terms { slo: slo(&mut rng), millirate: None }).collect();
+        let terms: Vec<Terms> = (0..tenants).map(|_| Terms { slo: slo(&mut rng), ..Terms::default() }).collect();
         let master = Master {
             millirate: (0..tenants).map(|_| 500 + rng.below(2000)).collect(),
             instances: vec![1; lanes],
