@@ -119,7 +119,10 @@ pub enum PlanError {
     NoCommonThreads,
     #[error("{0}")]
     Overloaded(Box<Overloaded>),
-    #[error("each tenant has a route that would do alone, but they do not fit on the machine together")]
+    #[error(
+        "each tenant has a route that would do alone, but not all of them do on the same lanes of the host, or they do not \
+         fit in memory together"
+    )]
     Crowded,
     #[error(transparent)]
     Master(#[from] crate::master::MasterError),
